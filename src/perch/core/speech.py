@@ -1,0 +1,95 @@
+"""What goes into any recogniser and what comes out: shared by gateway, client and engine.
+
+Positions are samples at ``core.audio.RATE`` from the first sample of the stream.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True)
+class HotWords:
+    """Phrases to prefer, and by how much. The scale of ``boost`` is the model's own (Riva: 0 to 100)."""
+
+    phrases: tuple[str, ...]
+    boost: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpointing:
+    """When an utterance begins and ends. None leaves a value to the engine.
+
+    The windows are milliseconds because they are Riva's own settings, not positions: see
+    ``EndpointingConfig`` in riva_asr.proto. Thresholds are fractions from 0 to 1.
+    """
+
+    start_history_ms: int | None = None
+    start_threshold: float | None = None
+    stop_history_ms: int | None = None
+    stop_threshold: float | None = None
+    stop_history_eou_ms: int | None = None
+    stop_threshold_eou: float | None = None
+
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class RecognitionConfig:
+    """What a caller asks of a recogniser. Empty ``language`` or ``model`` means the engine's default."""
+
+    language: str = ""
+    model: str = ""
+    interim_results: bool = True
+    word_times: bool = True
+    punctuation: bool = False
+    profanity_filter: bool = False
+    verbatim: bool = True
+    max_alternatives: int = 1
+    hotwords: tuple[HotWords, ...] = ()
+    max_speakers: int | None = None
+    """Diarization is asked for when this is set."""
+    endpointing: Endpointing | None = None
+    custom: Mapping[str, str] = field(default=_NOTHING)
+    """Engine-specific keys, passed through unread (Riva's ``custom_configuration``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word with its place on the stream's clock. An unknown confidence or speaker is None."""
+
+    text: str
+    start: int
+    end: int
+    confidence: float | None = None
+    speaker: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """One recognition result for the current utterance.
+
+    A partial replaces the one before it; a final is never revised. ``end`` is how far into the
+    stream the engine had listened when it said so, or None if it did not say.
+    """
+
+    text: str
+    is_final: bool
+    words: tuple[Word, ...] = ()
+    confidence: float | None = None
+    stability: float = 0.0
+    end: int | None = None
+    language: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model an engine serves. ``parameters`` is whatever else the engine says about it."""
+
+    name: str
+    languages: tuple[str, ...] = ()
+    streaming: bool = True
+    offline: bool = False
+    sample_rate: int | None = None
+    parameters: Mapping[str, str] = field(default=_NOTHING)
