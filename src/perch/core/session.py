@@ -1,0 +1,174 @@
+"""One client's stream, without I/O: what is allowed, what is counted, what is said.
+
+The state table below is the whole protocol of a session. A command that is not in its state's row is the
+client's mistake, and nothing changes::
+
+    NEW ──start──▶ STREAMING ──stop──▶ DRAINING ──(engine ended)──▶ CLOSED
+                      │ audio, finalize, ping                          ▲
+                      └──────────────── failure ───────────────────────┘
+"""
+
+from enum import Enum, auto
+
+from perch import errors
+from perch.core.audio import RATE, samples_to_seconds, seconds_to_samples
+from perch.core.messages import (
+    Ack,
+    Audio,
+    Backend,
+    Command,
+    Done,
+    Failed,
+    Finalize,
+    Limits,
+    Notice,
+    Partial,
+    Ping,
+    Pong,
+    Ready,
+    Resume,
+    ResumeOffer,
+    SessionConfig,
+    Start,
+    Stop,
+)
+from perch.core.outbox import Outbox, OutboxFull
+from perch.core.speech import Hypothesis
+from perch.core.transcript import Transcript
+
+
+class State(Enum):
+    NEW = auto()
+    STREAMING = auto()
+    DRAINING = auto()
+    CLOSED = auto()
+
+
+TRANSITIONS: dict[State, dict[type[Command], State]] = {
+    State.NEW: {Start: State.STREAMING, Ping: State.NEW},
+    State.STREAMING: {
+        Audio: State.STREAMING,
+        Finalize: State.STREAMING,
+        Ping: State.STREAMING,
+        Stop: State.DRAINING,
+    },
+    State.DRAINING: {Ping: State.DRAINING},
+    State.CLOSED: {},
+}
+
+_ADVICE = {
+    State.NEW: 'send {"type": "start"} first',
+    State.STREAMING: "the session has already started",
+    State.DRAINING: "the session is finishing after stop; open a new one",
+    State.CLOSED: "the session is over; open a new one",
+}
+
+_ACK_EVERY = RATE
+
+
+class Session:
+    """The decisions of one session.
+
+    After any ``receive_*`` call, send what ``outbox`` holds to the client.
+    """
+
+    def __init__(self, backend: Backend, limits: Limits, resume: ResumeOffer | None = None) -> None:
+        self.outbox = Outbox()
+        self.transcript = Transcript()
+        self.state = State.NEW
+        self.config = SessionConfig()
+        self.accepted = 0
+        """Samples accepted so far."""
+        self._backend = backend
+        self._limits = limits
+        self._resume = resume
+        self._acked = 0
+        self._max_samples = seconds_to_samples(limits.max_session_s)
+        self._lag_warned = False
+
+    def receive_command(self, command: Command) -> None:
+        """Check ``command`` against the state table and answer what needs no engine.
+
+        Raises:
+            ClientFault: It is not allowed now; nothing has changed.
+        """
+        kind = type(command)
+        state = TRANSITIONS[self.state].get(kind)
+        if state is None:
+            raise self._refusal(command)
+        if kind is Audio:
+            return
+        if isinstance(command, Start):
+            self.config = command.config
+            self.outbox.push(Ready(self._backend, command.config, self._limits, self._resume))
+        elif kind is Ping:
+            self.outbox.push(Pong())
+        self.state = state
+
+    def audio_accepted(self, samples: int, lag: int) -> None:
+        """Count audio that is now safe, ``lag`` samples of which no engine has taken yet.
+
+        Raises:
+            SessionTooLong, LagExceeded: A limit is passed.
+        """
+        self.accepted += samples
+        if self.accepted - self._acked >= _ACK_EVERY:
+            self._acked = self.accepted
+            self.outbox.push(Ack(self.accepted))
+            self._check_limits(lag)
+
+    def receive_hypothesis(self, hypothesis: Hypothesis) -> None:
+        """Take in an engine's result.
+
+        Raises:
+            LagExceeded: The client has not read its events for too long.
+        """
+        for event in self.transcript.receive(hypothesis):
+            if isinstance(event, Partial) and not self.config.partials:
+                continue
+            try:
+                self.outbox.push(event)
+            except OutboxFull as full:
+                raise errors.LagExceeded(
+                    "The client does not read its transcript fast enough; read all events as they come."
+                ) from full
+
+    def receive_notice(self, code: str, message: str) -> None:
+        self.outbox.push(Notice(code, message))
+
+    def receive_engine_end(self) -> None:
+        """The engine has recognised everything: say so, last of all."""
+        if self.accepted > self._acked:
+            self.outbox.push(Ack(self.accepted))
+        self.outbox.push(Done(self.accepted, self.transcript.segments, self.transcript.text))
+        self.state = State.CLOSED
+
+    def receive_failure(self, error: errors.PerchError) -> None:
+        """The session cannot go on."""
+        self.outbox.push(Failed(error.code, error.message, error.retryable, error.retry_after))
+        self.state = State.CLOSED
+
+    def _refusal(self, command: Command) -> errors.ClientFault:
+        if isinstance(command, Resume):
+            return errors.ResumeUnknown("There is no session to resume with this token; start a new one.")
+        name = type(command).__name__.lower()
+        return errors.BadMessage(f"{name} is not allowed now: {_ADVICE[self.state]}.")
+
+    def _check_limits(self, lag: int) -> None:
+        if self.accepted > self._max_samples:
+            raise errors.SessionTooLong(
+                f"The session is longer than {self._limits.max_session_s:g} s; stop it and start another."
+            )
+        lag_s = samples_to_seconds(lag)
+        if lag_s > self._limits.lag_limit_s:
+            raise errors.LagExceeded(
+                f"Recognition is {lag_s:.0f} s behind the audio, more than {self._limits.lag_limit_s:g} s; "
+                "send audio at real-time pace.",
+                retry_after=5.0,
+            )
+        if lag_s > self._limits.lag_warn_s:
+            if not self._lag_warned:
+                self.outbox.push(Notice("lagging", f"Recognition is {lag_s:.1f} s behind the audio."))
+            self._lag_warned = True
+        elif lag_s < self._limits.lag_warn_s / 2:
+            self._lag_warned = False

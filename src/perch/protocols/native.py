@@ -1,0 +1,302 @@
+"""Perch's own dialect, ``perch.v1``: JSON text frames with a ``type``, binary frames of audio.
+
+docs/reference/protocol.md is written for its users; tests hold the two together.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from perch.core.audio import samples_to_seconds
+from perch.core.messages import (
+    Ack,
+    Audio,
+    Command,
+    Done,
+    Event,
+    Failed,
+    Final,
+    Finalize,
+    Notice,
+    Partial,
+    Ping,
+    Pong,
+    Ready,
+    Resume,
+    SessionConfig,
+    SpeechStarted,
+    Start,
+    Stop,
+    UtteranceEnd,
+)
+from perch.core.speech import Word
+from perch.errors import BadMessage, PerchError
+from perch.protocols import settings
+from perch.protocols.base import Dumps
+
+VERSION = "perch.v1"
+
+CLOSE_NORMAL = 1000
+CLOSE_GOING_AWAY = 1012
+CLOSE_INTERNAL = 1011
+CLOSE_CODES = {
+    "unauthorized": 1008,
+    "origin_refused": 1008,
+    "bad_message": 1008,
+    "bad_config": 1008,
+    "bad_audio": 1008,
+    "language_unsupported": 1008,
+    "model_unavailable": 1008,
+    "resume_unknown": 1008,
+    "session_too_long": 1008,
+    "idle_timeout": 1008,
+    "asr_disabled": 1008,
+    "message_too_big": 1009,
+    "going_away": CLOSE_GOING_AWAY,
+    "at_capacity": 1013,
+    "engine_full": 1013,
+    "lag_exceeded": 1013,
+}
+"""Close code by error code; anything else is 1011."""
+
+
+class NativeProtocol:
+    """``perch.v1`` on one connection.
+
+    Args:
+        stream_id: Names the stream in every event.
+        defaults: What a client gets that chooses nothing.
+        query: The session settings in the URL; if there are any, they start the session.
+        mock: Every event of a mock backend says so.
+        dumps: The JSON serialiser.
+    """
+
+    subprotocol: str | None = VERSION
+
+    def __init__(
+        self,
+        stream_id: str,
+        *,
+        defaults: SessionConfig | None = None,
+        query: Mapping[str, str] | None = None,
+        mock: bool = False,
+        dumps: Dumps = json.dumps,
+    ) -> None:
+        self._defaults = defaults or SessionConfig()
+        self._query = query or {}
+        self._dumps = dumps
+        self._common: dict[str, Any] = {"stream_id": stream_id} | ({"mock": True} if mock else {})
+        self._words = True
+
+    def opening(self) -> Command | None:
+        """A start command, if the URL has settings.
+
+        Raises:
+            BadConfig: It has unknown or impossible ones.
+        """
+        return self.implicit_start() if self._query else None
+
+    def implicit_start(self) -> Start:
+        """What a client asks for that sends no start message."""
+        return self._start({})
+
+    def decode_text(self, frame: str) -> Command:
+        message = _json_object(frame)
+        kind = message.get("type")
+        if kind == "start":
+            return self._start(_config_of(message))
+        read = _COMMANDS.get(kind) if isinstance(kind, str) else None
+        if read is None:
+            raise BadMessage(f'"type" must be one of start, {", ".join(_COMMANDS)}.')
+        return read(message)
+
+    def decode_binary(self, frame: bytes) -> Command:
+        return Audio(frame)
+
+    def encode(self, seq: int, event: Event) -> str | None:
+        body = _EVENTS[type(event)](event)
+        if not self._words and "words" in body:
+            body["words"] = []
+        body.update(self._common)
+        body["seq"] = seq
+        return self._dumps(body)
+
+    def close_code(self, error: PerchError) -> int:
+        return CLOSE_CODES.get(error.code, CLOSE_INTERNAL)
+
+    def _start(self, config: Mapping[str, Any]) -> Start:
+        wanted = settings.parse(config, settings.parse_query(self._query, self._defaults))
+        self._words = wanted.words
+        return Start(wanted)
+
+
+# --- client → server ---------------------------------------------------------------------------------
+
+
+def _json_object(frame: str) -> dict[str, Any]:
+    try:
+        message = json.loads(frame)
+    except ValueError as error:
+        raise BadMessage("A text frame must be a JSON object; audio goes into binary frames.") from error
+    except RecursionError as error:
+        raise BadMessage("The JSON is nested too deeply.") from error
+    if not isinstance(message, dict):
+        raise BadMessage('A text frame must be a JSON object with a "type".')
+    return message
+
+
+def _config_of(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    _only(message, "config")
+    config = message.get("config", {})
+    if not isinstance(config, dict):
+        raise BadMessage('"config" must be an object.')
+    return config
+
+
+def _bare(command: Command) -> Callable[[Mapping[str, Any]], Command]:
+    """A command with no fields."""
+
+    def read(message: Mapping[str, Any]) -> Command:
+        _only(message)
+        return command
+
+    return read
+
+
+def _resume(message: Mapping[str, Any]) -> Command:
+    _only(message, "token", "last_seq")
+    token, last_seq = message.get("token"), message.get("last_seq", 0)
+    if not isinstance(token, str) or type(last_seq) is not int or last_seq < 0:
+        raise BadMessage('resume needs "token" (text) and "last_seq" (a whole number).')
+    return Resume(token, last_seq)
+
+
+_COMMANDS: dict[str, Callable[[Mapping[str, Any]], Command]] = {
+    "finalize": _bare(Finalize()),
+    "stop": _bare(Stop()),
+    "ping": _bare(Ping()),
+    "resume": _resume,
+}
+
+
+def _only(message: Mapping[str, Any], *allowed: str) -> None:
+    unknown = message.keys() - {"type", *allowed}
+    if unknown:
+        raise BadMessage(f"{message['type']} has unknown keys: {', '.join(sorted(map(repr, unknown)))}.")
+
+
+# --- server → client ---------------------------------------------------------------------------------
+
+
+def _ready(event: Ready) -> dict[str, Any]:
+    backend, limits = event.backend, event.limits
+    return {
+        "type": "ready",
+        "protocol": VERSION,
+        "backend": backend.kind,
+        "model": event.config.recognition.model or backend.model,
+        "notice": backend.notice or None,
+        "config": settings.describe(event.config),
+        "limits": {name: getattr(limits, name) for name in limits.__slots__},
+        "resume": None
+        if event.resume is None
+        else {"token": event.resume.token, "ttl_s": event.resume.ttl_s},
+    }
+
+
+def _partial(event: Partial) -> dict[str, Any]:
+    return {
+        "type": "partial",
+        "segment": event.segment,
+        "text": event.text,
+        "is_final": False,
+        "start": _seconds(event.start),
+        "end": _seconds(event.end),
+        "stability": round(event.stability, 3),
+    }
+
+
+def _final(event: Final) -> dict[str, Any]:
+    return {
+        "type": "final",
+        "segment": event.segment,
+        "text": event.text,
+        "is_final": True,
+        "start": _seconds(event.start),
+        "end": _seconds(event.end),
+        "words": [_word(word) for word in event.words],
+        "confidence": _confidence(event.confidence),
+    }
+
+
+def _speech_started(event: SpeechStarted) -> dict[str, Any]:
+    return {"type": "speech_started", "segment": event.segment, "at": _seconds(event.at)}
+
+
+def _utterance_end(event: UtteranceEnd) -> dict[str, Any]:
+    return {"type": "utterance_end", "segment": event.segment, "at": _seconds(event.at)}
+
+
+def _ack(event: Ack) -> dict[str, Any]:
+    return {"type": "ack", "audio_s": _seconds(event.audio)}
+
+
+def _notice(event: Notice) -> dict[str, Any]:
+    return {"type": "notice", "code": event.code, "message": event.message}
+
+
+def _pong(_: Pong) -> dict[str, Any]:
+    return {"type": "pong"}
+
+
+def _failed(event: Failed) -> dict[str, Any]:
+    return {
+        "type": "error",
+        "code": event.code,
+        "message": event.message,
+        "retryable": event.retryable,
+        "retry_after_s": event.retry_after_s,
+    }
+
+
+def _done(event: Done) -> dict[str, Any]:
+    return {
+        "type": "done",
+        "audio_s": _seconds(event.audio),
+        "segments": event.segments,
+        "text": event.text,
+    }
+
+
+def _seconds(samples: int) -> float:
+    return round(samples_to_seconds(samples), 3)
+
+
+def _confidence(confidence: float | None) -> float | None:
+    return None if confidence is None else round(confidence, 4)
+
+
+def _word(word: Word) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "word": word.text,
+        "start": _seconds(word.start),
+        "end": _seconds(word.end),
+        "confidence": _confidence(word.confidence),
+    }
+    if word.speaker is not None:
+        described["speaker"] = word.speaker
+    return described
+
+
+_EVENTS: dict[type[Event], Callable[[Any], dict[str, Any]]] = {
+    Ready: _ready,
+    Partial: _partial,
+    Final: _final,
+    SpeechStarted: _speech_started,
+    UtteranceEnd: _utterance_end,
+    Ack: _ack,
+    Notice: _notice,
+    Pong: _pong,
+    Failed: _failed,
+    Done: _done,
+}
