@@ -2,6 +2,8 @@
 
 const WORKLET = new URL("./capture-worklet.js", import.meta.url);
 
+const END_DEADLINE_MS = 1000;
+
 /** What kept the microphone from opening: `code` says which advice to show. */
 export class CaptureFailed extends Error {
   constructor(code, cause) {
@@ -44,7 +46,7 @@ export class Capture {
   /** Ends the recording. Every frame, the last short one included, has been given out when this returns. */
   async close() {
     this.#node.port.postMessage("end");
-    await this.#ended;
+    await Promise.race([this.#ended, delay(END_DEADLINE_MS)]); // a suspended context may never answer
     await this.#release();
   }
 
@@ -107,4 +109,8 @@ const FAILURES = {
 
 function failureCode(error) {
   return FAILURES[error.name] ?? "mic_failed";
+}
+
+function delay(milliseconds) {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
