@@ -56,22 +56,20 @@ class ReplayWindow:
         while self._bytes > self._max_bytes:
             self.forgotten += self._drop_first()
 
-    def take(self, max_bytes: int) -> bytes:
-        """Return the next unsent audio, whole chunks joined up to about ``max_bytes``; empty if none waits."""
-        if self._next == len(self._chunks):
-            return b""
-        first = self._chunks[self._next]
-        self._next += 1
-        if self._next == len(self._chunks) or len(first) >= max_bytes:
-            self.sent += bytes_to_samples(len(first))
-            return first
-        parts, size = [first], len(first)
-        while self._next < len(self._chunks) and size < max_bytes:
+    def take(self, max_bytes: int, *, until: int | None = None) -> bytes:
+        """Return the next unsent audio, whole chunks joined up to about ``max_bytes``; empty if none waits.
+
+        Nothing that begins at or after the position ``until`` is taken.
+        """
+        limit = max_bytes if until is None else min(max_bytes, samples_to_bytes(until - self.sent))
+        parts: list[bytes] = []
+        size = 0
+        while self._next < len(self._chunks) and size < limit:
             parts.append(self._chunks[self._next])
             size += len(parts[-1])
             self._next += 1
         self.sent += bytes_to_samples(size)
-        return b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def trim(self, position: int) -> None:
         """Forget the chunks that end at or before ``position``: a final covers them."""

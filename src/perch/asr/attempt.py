@@ -1,0 +1,144 @@
+"""One streaming call on one connection: write, read, half-close, and every failure as a ``PerchError``.
+
+A call that makes no progress is ended by ``check``, which the client calls a few times a second for all
+its attempts together, so that no frame pays for a timer.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+
+from perch import errors
+from perch.core.speech import Hypothesis
+from perch.riva import convert
+from perch.riva.proto import asr
+from perch.riva.status import Status, error_from_status
+
+Metadata = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptTimeouts:
+    """How long a call may make no progress, in seconds. There is no limit on its whole length."""
+
+    connect_s: float = 5.0
+    write_s: float = 30.0
+    """For the engine to take one message, once connected."""
+    first_response_s: float = 30.0
+    """From the first audio to any response at all."""
+    finish_s: float = 60.0
+    """Between responses once the audio has ended."""
+
+
+class Call(Protocol):
+    """What an attempt needs of a bidirectional call: ``grpc.aio.StreamStreamCall`` has it."""
+
+    async def wait_for_connection(self) -> None: ...
+    async def write(self, request: bytes) -> None: ...
+    async def done_writing(self) -> None: ...
+    async def read(self) -> Any: ...
+    def cancel(self) -> bool: ...
+
+
+class Attempt:
+    """One call. One task may write while another reads."""
+
+    def __init__(self, call: Call, timeouts: AttemptTimeouts, *, diarized: bool) -> None:
+        self.responses = 0
+        self._call = call
+        self._timeouts = timeouts
+        self._diarized = diarized
+        self._failure: errors.PerchError | None = None
+        self._writing_since: float | None = None
+        self._waiting_since: float | None = None
+        self._half_closed = False
+
+    async def open(self, config_request: bytes) -> None:
+        """Connect and send the configuration."""
+        try:
+            async with asyncio.timeout(self._timeouts.connect_s):
+                with self._grpc_errors():
+                    await self._call.wait_for_connection()
+        except TimeoutError as error:
+            raise errors.EngineUnavailable(
+                "The speech engine did not accept a connection in time."
+            ) from error
+        await self.write(config_request)
+
+    async def write(self, request: bytes) -> None:
+        """Send one serialised request, waiting as long as the engine's flow control does."""
+        self._writing_since = time.monotonic()
+        try:
+            with self._grpc_errors():
+                await self._call.write(request)
+        finally:
+            self._writing_since = None
+        if self._waiting_since is None:
+            self._waiting_since = time.monotonic()
+
+    async def half_close(self) -> None:
+        """Tell the engine that no audio will follow."""
+        self._half_closed = True
+        self._waiting_since = time.monotonic()
+        with self._grpc_errors():
+            await self._call.done_writing()
+
+    async def read(self) -> list[Hypothesis] | None:
+        """The next response's hypotheses (often none), or None at the end of the stream."""
+        with self._grpc_errors():
+            response = await self._call.read()
+        if response is grpc.aio.EOF:
+            return None
+        self.responses += 1
+        if self._half_closed:
+            self._waiting_since = time.monotonic()
+        if not response:
+            return []
+        return convert.hypotheses_from_proto(
+            asr.StreamingRecognizeResponse.FromString(response), diarized=self._diarized
+        )
+
+    def check(self, now: float) -> None:
+        """Fail the call if it has made no progress for too long."""
+        if self._writing_since is not None and now - self._writing_since > self._timeouts.write_s:
+            self.abort(errors.EngineTimeout("The speech engine stopped taking audio."))
+        elif self._waiting_since is not None and now - self._waiting_since > self._patience():
+            self.abort(errors.EngineTimeout("The speech engine stopped answering."))
+
+    def cancel(self) -> None:
+        """Free the call. Safe at any time, more than once."""
+        self._call.cancel()
+
+    def abort(self, error: errors.PerchError, cause: BaseException | None = None) -> None:
+        """End the call with ``error``, which the reader raises."""
+        if self._failure is None:
+            error.__cause__ = cause
+            self._failure = error
+            self._call.cancel()
+
+    def _patience(self) -> float:
+        if self._half_closed:
+            return self._timeouts.finish_s
+        return self._timeouts.first_response_s if self.responses == 0 else float("inf")
+
+    @contextmanager
+    def _grpc_errors(self) -> Iterator[None]:
+        """Foreign exceptions cross here, keeping their cause."""
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            status = Status(error.code(), error.details() or "")
+            raise self._failure or error_from_status(status) from error
+        except asyncio.InvalidStateError as error:  # the call ended between two writes; read() knows why
+            raise self._failure or errors.EngineUnavailable("The speech engine ended the stream.") from error
+        except asyncio.CancelledError:
+            # A call we cancelled looks like a cancelled task from inside it; only abort() tells them apart.
+            if self._failure is not None:
+                raise self._failure from None
+            raise

@@ -1,0 +1,198 @@
+"""``RivaASRClient``: speech recognition by Riva, Speech NIM or any server that speaks their gRPC."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from perch import errors
+from perch.asr.attempt import Attempt, AttemptTimeouts
+from perch.asr.base import ASRClient, ASRStream
+from perch.asr.channels import ChannelConfig, Channels
+from perch.asr.mock import MockASRClient
+from perch.asr.pool import EndpointPool, PoolConfig
+from perch.asr.stream import ResumableStream, StreamConfig
+from perch.core.messages import Backend
+from perch.core.speech import Endpointing, Hypothesis, ModelInfo, RecognitionConfig
+from perch.riva import convert, wire
+from perch.riva.proto import GET_CONFIG, RECOGNIZE, asr
+from perch.riva.status import Status, error_from_status
+
+_CHECK_EVERY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class RivaConfig:
+    """Where Riva is and how to talk to it.
+
+    ``model`` and ``language`` are what a stream gets that asks for none; an empty model lets Riva choose.
+    """
+
+    endpoints: tuple[str, ...] = ("127.0.0.1:50051",)
+    channel: ChannelConfig = field(default_factory=ChannelConfig)
+    api_key: str = field(default="", repr=False)
+    """Sent as ``authorization: Bearer …`` on every RPC."""
+    metadata: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """Sent on every RPC, for example ``("function-id", "…")``."""
+    model: str = ""
+    language: str = "en-US"
+    endpointing: Endpointing | None = None
+    word_times: bool = True
+    """Ask Riva for word times whatever the client asks: replay and segment times rest on them."""
+    backend: Backend = field(default_factory=lambda: Backend("riva"))
+    rpc_timeout_s: float = 10.0
+    recognize_timeout_s: float = 300.0
+    timeouts: AttemptTimeouts = field(default_factory=AttemptTimeouts)
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+
+
+class RivaASRClient(ASRClient):
+    """An ``ASRClient`` over grpc.aio. Make it on the event loop that uses it, and ``aclose`` it."""
+
+    def __init__(self, config: RivaConfig | None = None) -> None:
+        self._config = config or RivaConfig()
+        self._pool = EndpointPool(self._config.endpoints, self._config.pool)
+        self._channels = {
+            endpoint: Channels(endpoint.address, self._config.channel) for endpoint in self._pool.endpoints
+        }
+        self._metadata = _metadata(self._config)
+        self._attempts: set[Attempt] = set()
+        self._watchdog: asyncio.Task[None] | None = None
+
+    @property
+    def backend(self) -> Backend:
+        return self._config.backend
+
+    @property
+    def pool(self) -> EndpointPool:
+        return self._pool
+
+    def stream(self, config: RecognitionConfig, *, stream_id: str = "") -> ASRStream:
+        wanted = self._completed(config)
+
+        @asynccontextmanager
+        async def open_attempt() -> AsyncIterator[Attempt]:
+            async with self._attempt(wanted, stream_id) as attempt:
+                yield attempt
+
+        return ResumableStream(open_attempt, self._config.stream)
+
+    async def recognize(self, pcm: bytes, config: RecognitionConfig) -> list[Hypothesis]:
+        """Recognise a whole recording; an engine without an offline model is given it as a stream."""
+        if len(pcm) >= self._config.channel.max_message_bytes:
+            return await self._recognize_streaming(pcm, config)
+        try:
+            return await self._recognize_offline(pcm, self._completed(config))
+        except errors.ModelUnavailable:
+            return await self._recognize_streaming(pcm, config)
+
+    async def models(self) -> list[ModelInfo]:
+        response = await self._unary(
+            GET_CONFIG,
+            asr.RivaSpeechRecognitionConfigRequest(),
+            asr.RivaSpeechRecognitionConfigResponse.FromString,
+            self._config.rpc_timeout_s,
+        )
+        return convert.models_from_proto(response)
+
+    async def aclose(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watchdog
+        for channels in self._channels.values():
+            await channels.aclose()
+
+    # --- streaming -----------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _attempt(self, config: RecognitionConfig, stream_id: str) -> AsyncIterator[Attempt]:
+        """A connected, configured attempt; watched while it lasts and freed at the end, whatever happens."""
+        self._watch()
+        with self._pool.lease() as endpoint, self._channels[endpoint].lease() as channel:
+            call = channel.recognize(metadata=self._metadata)
+            attempt = Attempt(call, self._config.timeouts, diarized=config.max_speakers is not None)
+            self._attempts.add(attempt)
+            try:
+                with self._pool.connecting(endpoint):
+                    await attempt.open(wire.config_request(config, stream_id))
+                yield attempt
+            except errors.PerchError as error:
+                self._pool.failed(endpoint, error)
+                raise
+            finally:
+                self._attempts.discard(attempt)
+                attempt.cancel()
+
+    def _watch(self) -> None:
+        if self._watchdog is None:
+            self._watchdog = asyncio.create_task(self._check_attempts(), name="riva-watchdog")
+
+    async def _check_attempts(self) -> None:
+        while True:
+            await asyncio.sleep(_CHECK_EVERY_S)
+            now = time.monotonic()
+            for attempt in tuple(self._attempts):
+                attempt.check(now)
+
+    # --- unary ---------------------------------------------------------------------------------------
+
+    async def _recognize_offline(self, pcm: bytes, config: RecognitionConfig) -> list[Hypothesis]:
+        request = asr.RecognizeRequest(config=convert.config_to_proto(config), audio=pcm)
+        response = await self._unary(
+            RECOGNIZE, request, asr.RecognizeResponse.FromString, self._config.recognize_timeout_s
+        )
+        return convert.offline_from_proto(response, diarized=config.max_speakers is not None)
+
+    async def _recognize_streaming(self, pcm: bytes, config: RecognitionConfig) -> list[Hypothesis]:
+        finals: list[Hypothesis] = []
+        stream = self.stream(replace(config, interim_results=False))
+
+        async def feed() -> None:
+            step = 32_000
+            for position in range(0, len(pcm), step):
+                stream.send(pcm[position : position + step])
+                await stream.room(10 * step)
+            stream.end()
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(stream.run(lambda h: finals.append(h) if h.is_final else None))
+            tasks.create_task(feed())
+        return finals
+
+    async def _unary(self, method: str, request: Any, parse: Callable[[bytes], Any], timeout_s: float) -> Any:
+        with self._pool.lease() as endpoint, self._channels[endpoint].lease() as channel:
+            rpc = channel.grpc.unary_unary(
+                method, request_serializer=lambda m: m.SerializeToString(), response_deserializer=parse
+            )
+            with self._pool.connecting(endpoint):
+                try:
+                    return await rpc(request, timeout=timeout_s, metadata=self._metadata)
+                except grpc.aio.AioRpcError as error:
+                    raise error_from_status(Status(error.code(), error.details() or "")) from error
+
+    def _completed(self, config: RecognitionConfig) -> RecognitionConfig:
+        """What the client did not choose, chosen."""
+        return replace(
+            config,
+            language=config.language or self._config.language,
+            model=config.model or self._config.model,
+            word_times=self._config.word_times,
+            endpointing=config.endpointing or self._config.endpointing,
+        )
+
+
+def _metadata(config: RivaConfig) -> tuple[tuple[str, str], ...]:
+    bearer = (("authorization", f"Bearer {config.api_key}"),) if config.api_key else ()
+    return (*bearer, *((key.lower(), value) for key, value in config.metadata))
+
+
+def make_asr_client(config: RivaConfig | None = None, *, mock_mode: bool = False) -> ASRClient:
+    """The client ``config`` describes, or the mock."""
+    return MockASRClient() if mock_mode else RivaASRClient(config)
