@@ -1,0 +1,207 @@
+// What is on the page. Everything a server or an engine says goes in as text, never as markup.
+
+import { clock, confidenceBand, shadedTokens } from "./transcript.js";
+
+const NEAR_BOTTOM_PX = 140;
+
+const BACKENDS = {
+  riva: "NVIDIA Riva",
+  engine: "Perch engine",
+  embedded: "Embedded demonstration recogniser",
+  mock: "Mock recogniser",
+};
+
+export class View {
+  #at = (id) => document.getElementById(id);
+  #following = true;
+
+  constructor() {
+    this.#at("latest").addEventListener("click", () => this.#toBottom());
+    addEventListener("scroll", () => this.#noticeScroll(), { passive: true });
+  }
+
+  // --- the recogniser -----------------------------------------------------------------------------
+
+  showBackend({ backend, model, notice, status }, reachable) {
+    const ready = reachable && (status === undefined || ["ready", "ok"].includes(status));
+    this.#at("backend").dataset.state = !reachable ? "offline" : ready ? "ready" : "waiting";
+    const name = BACKENDS[backend] ?? backend ?? "Recogniser";
+    this.#say("backend-name", !reachable ? "Server not reachable" : ready ? name : `${name}: not ready yet`);
+    this.#say("backend-model", reachable ? (model ?? "") : "");
+    this.#show("mock", backend === "mock");
+    if (reachable) this.#showText("notice", notice ?? "");
+  }
+
+  setLanguages(tags, chosen) {
+    const names = new Intl.DisplayNames([document.documentElement.lang], { type: "language" });
+    const select = this.#at("language");
+    const options = tags.map((tag) => new Option(languageName(names, tag), tag));
+    select.replaceChildren(select.options[0], ...options);
+    select.value = tags.includes(chosen) ? chosen : "";
+  }
+
+  setMicrophones(devices, chosen) {
+    const select = this.#at("device");
+    const options = devices
+      .filter((device) => device.deviceId !== "default")
+      .map((device, n) => new Option(device.label || `Microphone ${n + 1}`, device.deviceId));
+    select.replaceChildren(select.options[0], ...options);
+    select.value = devices.some((device) => device.deviceId === chosen) ? chosen : "";
+  }
+
+  // --- the recording ------------------------------------------------------------------------------
+
+  showPhase(phase) {
+    document.body.dataset.phase = phase;
+    const labels = { idle: "Record", opening: "Cancel", recording: "Stop", finishing: "Finish now" };
+    this.#say("record-label", labels[phase]);
+    this.#at("device").disabled = this.#at("language").disabled = this.#at("clean").disabled = phase !== "idle";
+    document.title = `${phase === "recording" ? "● " : ""}Perch · live transcription`;
+  }
+
+  showStatus(text) {
+    this.#say("status", text);
+  }
+
+  showConnection(text) {
+    this.#say("connection", text);
+  }
+
+  showRecorded(seconds) {
+    this.#say("recorded", clock(seconds));
+  }
+
+  showLatency(kind, meter) {
+    const text = meter.median === null ? "–" : `${duration(meter.median)} · ${duration(meter.last)}`;
+    this.#say(`latency-${kind}`, text);
+  }
+
+  // --- trouble ------------------------------------------------------------------------------------
+
+  showTrouble({ message, action, code }) {
+    this.#say("trouble-message", message);
+    this.#say("trouble-advice", ` ${action}`);
+    this.#say("trouble-code", code ?? "");
+    this.#show("trouble", true);
+  }
+
+  clearTrouble() {
+    this.#show("trouble", false);
+  }
+
+  showNotice(text) {
+    this.#showText("notice", text);
+  }
+
+  askForKey(wanted) {
+    const hidden = this.#at("key-form").hidden;
+    this.#show("key-form", wanted);
+    if (wanted && hidden) this.#at("key").focus();
+  }
+
+  // --- the transcript -----------------------------------------------------------------------------
+
+  showPartial(partial) {
+    this.#keepingPlace(() => {
+      this.#show("partial", partial !== null);
+      this.#say("partial-time", partial ? clock(partial.start) : "");
+      this.#say("partial-text", partial?.text ?? "");
+      if (partial) this.#show("empty", false);
+    });
+  }
+
+  addFinal(segment) {
+    this.#keepingPlace(() => {
+      this.#show("empty", false);
+      this.#at("finals").append(finalElement(segment));
+    });
+    this.#say("announcer", segment.text);
+  }
+
+  showTotals(finals) {
+    const words = finals.reduce((sum, segment) => sum + segment.text.split(/\s+/).length, 0);
+    this.#say("words", words.toLocaleString());
+    this.#show("legend", finals.some(hasConfidence));
+    for (const button of document.querySelectorAll("#copy, #clear, [data-format]")) button.disabled = words === 0;
+  }
+
+  clearTranscript() {
+    this.#at("finals").replaceChildren();
+    this.showPartial(null);
+    this.showTotals([]);
+    this.#say("announcer", "");
+    this.#show("empty", true);
+  }
+
+  #keepingPlace(change) {
+    const following = this.#following;
+    change();
+    if (following) this.#toBottom();
+    else this.#noticeScroll();
+  }
+
+  #toBottom() {
+    window.scrollTo({ top: document.documentElement.scrollHeight, behavior: "instant" });
+    this.#noticeScroll();
+  }
+
+  #noticeScroll() {
+    const page = document.documentElement;
+    this.#following = window.innerHeight + window.scrollY >= page.scrollHeight - NEAR_BOTTOM_PX;
+    this.#show("latest", !this.#following && document.body.dataset.phase === "recording");
+  }
+
+  #say(id, text) {
+    const element = this.#at(id);
+    if (element.textContent !== text) element.textContent = text;
+  }
+
+  #show(id, shown) {
+    this.#at(id).hidden = !shown;
+  }
+
+  #showText(id, text) {
+    this.#say(id, text);
+    this.#show(id, text !== "");
+  }
+}
+
+function finalElement(segment) {
+  const item = document.createElement("li");
+  item.className = "final";
+  const time = document.createElement("time");
+  time.className = "time";
+  time.textContent = clock(segment.start);
+  const said = document.createElement("p");
+  said.className = "said";
+  for (const token of shadedTokens(segment)) said.append(wordElement(token), " ");
+  item.append(time, said);
+  return item;
+}
+
+function wordElement({ text, confidence, start }) {
+  const word = document.createElement("span");
+  word.className = "word";
+  word.textContent = text;
+  const band = confidenceBand(confidence);
+  if (band) word.dataset.confidence = band;
+  const facts = [start === null ? "" : clock(start), band ? `${Math.round(confidence * 100)} % sure` : ""];
+  word.title = facts.filter(Boolean).join(" · ");
+  return word;
+}
+
+function hasConfidence(segment) {
+  return shadedTokens(segment).some((token) => confidenceBand(token.confidence));
+}
+
+function languageName(names, tag) {
+  try {
+    return names.of(tag) ?? tag;
+  } catch {
+    return tag; // engines also list tags of their own, such as "multi"
+  }
+}
+
+function duration(milliseconds) {
+  return milliseconds < 995 ? `${Math.round(milliseconds / 10) * 10} ms` : `${(milliseconds / 1000).toFixed(1)} s`;
+}
