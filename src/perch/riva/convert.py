@@ -191,22 +191,27 @@ def _seconds(seconds: float) -> int | None:
 
 
 def response_to_proto(hypotheses: Iterable[Hypothesis], *, request_id: str, prefix: str = "") -> Any:
-    """A streaming response; ``prefix`` is the space that later utterances begin with (see riva.md §3)."""
-    response = asr.StreamingRecognizeResponse(
-        results=[
-            asr.StreamingRecognitionResult(
-                alternatives=[_alternative(hypothesis, prefix)],
-                is_final=hypothesis.is_final,
-                stability=hypothesis.stability,
-                channel_tag=1,
-                audio_processed=samples_to_seconds(hypothesis.end or 0),
-            )
-            for hypothesis in hypotheses
-        ]
-    )
+    """A streaming response; ``prefix`` is the space that later utterances begin with.
+
+    What follows a final within the response begins with one in any case.
+    """
+    response = asr.StreamingRecognizeResponse()
     if request_id:
         response.id.value = request_id
+    for hypothesis in hypotheses:
+        response.results.append(_streaming_result(hypothesis, prefix))
+        prefix = " " if hypothesis.is_final and hypothesis.text else prefix
     return response
+
+
+def _streaming_result(hypothesis: Hypothesis, prefix: str) -> Any:
+    return asr.StreamingRecognitionResult(
+        alternatives=[_alternative(hypothesis, prefix)],
+        is_final=hypothesis.is_final,
+        stability=hypothesis.stability,
+        channel_tag=1,
+        audio_processed=samples_to_seconds(hypothesis.end or 0),
+    )
 
 
 def offline_to_proto(hypotheses: Iterable[Hypothesis], *, request_id: str) -> Any:

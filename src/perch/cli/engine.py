@@ -1,0 +1,163 @@
+"""``perch engine``: a Riva-compatible gRPC server over a recogniser in this machine."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perch.errors import BadConfig, PerchError
+
+if TYPE_CHECKING:
+    from perch.engine.config import ServerTls
+    from perch.engine.server import EngineServer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=int, default=50051, help="port; 0 takes a free one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--recogniser",
+        default="embedded",
+        help="embedded, or scripted for tone words in tests (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--slots", type=_positive, help="streams at the same time (default: the recogniser's own)"
+    )
+    parser.add_argument("--tls-cert", type=Path, help="PEM certificate chain; serves TLS with --tls-key")
+    parser.add_argument("--tls-key", type=Path, help="PEM private key of --tls-cert")
+    parser.add_argument(
+        "--client-ca", type=Path, help="PEM certificates that must have signed a client's (mTLS)"
+    )
+    parser.add_argument(
+        "--api-key",
+        default=os.environ.get("PERCH_ENGINE_API_KEY"),
+        help="key that clients send as 'authorization: Bearer KEY' (default: $PERCH_ENGINE_API_KEY, else none)",
+    )
+    parser.add_argument(
+        "--own-models-only",
+        action="store_true",
+        help="refuse model names that are not this engine's, instead of serving them all with its one model",
+    )
+    parser.add_argument(
+        "--grace", type=float, default=5.0, help="seconds open streams get at the end (default: 5)"
+    )
+    parser.add_argument(
+        "--idle-sequence",
+        type=float,
+        metavar="SECONDS",
+        help="fail streams without audio for so long on their next message, as Riva does (default: never)",
+    )
+    parser.add_argument(
+        "--ready-fd", type=int, metavar="FD", help="write the port and a newline to FD when serving"
+    )
+    parser.add_argument(
+        "--parent-fd", type=int, metavar="FD", help="stop when FD, a pipe from the parent, closes"
+    )
+
+
+async def run(args: argparse.Namespace) -> int:
+    """Serve until a signal or the parent's end; a second signal does not wait for open streams."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return await _serve(args, _Ending(args.parent_fd))
+    except (PerchError, OSError) as error:
+        print(f"perch engine: {error}", file=sys.stderr)
+        return 1
+
+
+async def _serve(args: argparse.Namespace, ending: "_Ending") -> int:
+    from perch.engine.config import EngineConfig
+    from perch.engine.server import EngineServer
+    from perch.inference.loader import load_recogniser
+
+    config = EngineConfig(
+        host=args.host,
+        port=args.port,
+        tls=_tls(args),
+        api_key=args.api_key,
+        slots=args.slots,
+        accept_any_model=not args.own_models_only,
+        stop_grace_s=args.grace,
+        idle_sequence_s=args.idle_sequence,
+    )
+    recogniser = await load_recogniser(args.recogniser, slots=args.slots)
+    try:
+        server = EngineServer(recogniser, config)
+        await server.start()
+        _announce(server.address, args.recogniser, recogniser.capabilities.notice)
+        _report_ready(args.ready_fd, server.port)
+        await ending.asked.wait()
+        await _stop(server, ending)
+    finally:
+        await recogniser.aclose()
+    return 0
+
+
+class _Ending:
+    """When to stop: ``asked`` at the first signal or the parent's end, ``forced`` at the next."""
+
+    def __init__(self, parent_fd: int | None) -> None:
+        self.asked = asyncio.Event()
+        self.forced = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._ask)
+        if parent_fd is not None:
+            loop.add_reader(parent_fd, self._parent_spoke, parent_fd)
+
+    def _ask(self) -> None:
+        (self.forced if self.asked.is_set() else self.asked).set()
+
+    def _parent_spoke(self, parent_fd: int) -> None:
+        if not os.read(parent_fd, 1024):
+            asyncio.get_running_loop().remove_reader(parent_fd)
+            self._ask()
+
+
+async def _stop(server: "EngineServer", ending: _Ending) -> None:
+    stopping = asyncio.create_task(server.stop())
+    forced = asyncio.create_task(ending.forced.wait())
+    await asyncio.wait({stopping, forced}, return_when=asyncio.FIRST_COMPLETED)
+    if forced.done():
+        await server.stop(grace_s=0)
+    forced.cancel()
+    await stopping
+
+
+def _announce(address: str, recogniser: str, notice: str) -> None:
+    print(f"perch engine: listening on {address}, recogniser {recogniser}", flush=True)
+    if notice:
+        print(f"perch engine: {notice}", flush=True)
+
+
+def _report_ready(ready_fd: int | None, port: int) -> None:
+    if ready_fd is not None:
+        os.write(ready_fd, b"%d\n" % port)
+        os.close(ready_fd)
+
+
+def _tls(args: argparse.Namespace) -> "ServerTls | None":
+    from perch.engine.config import ServerTls
+
+    if args.tls_cert is None and args.tls_key is None and args.client_ca is None:
+        return None
+    if args.tls_cert is None or args.tls_key is None:
+        raise BadConfig("TLS needs both --tls-cert and --tls-key.")
+    return ServerTls(
+        certificate=args.tls_cert.read_bytes(),
+        key=args.tls_key.read_bytes(),
+        client_ca=args.client_ca.read_bytes() if args.client_ca else None,
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number

@@ -1,0 +1,57 @@
+"""Which requests this engine's one model serves, in Riva's terms."""
+
+from dataclasses import replace
+
+from perch.core.speech import ModelInfo, RecognitionConfig
+from perch.inference.recogniser import Capabilities, model_info
+from perch.riva.status import unavailable_model
+
+
+class Catalogue:
+    """The model an engine has, by any of its names.
+
+    With ``accept_any_model`` every name is one of its names: LiveKit and NVIDIA's own samples send the
+    name of a Parakeet model whatever they are connected to. No answer claims to come from the model
+    that was asked for.
+    """
+
+    def __init__(self, capabilities: Capabilities, *, accept_any_model: bool) -> None:
+        self._capabilities = capabilities
+        self._accept_any_model = accept_any_model
+        self._names = frozenset({"", capabilities.model, *capabilities.aliases})
+        self._languages = {code.lower(): code for code in capabilities.languages}
+
+    def models(self, name: str = "") -> list[ModelInfo]:
+        """The models of that name: all if it is empty, none if it is unknown, as Riva answers."""
+        return [self._info()] if name in self._names else []
+
+    def resolve(self, config: RecognitionConfig, *, sample_rate: int, kind: str) -> RecognitionConfig:
+        """``config`` with the language and model that will be used.
+
+        Raises:
+            ModelUnavailable: There is no such language or model here, in Riva's own words.
+        """
+        known_model = self._accept_any_model or config.model in self._names
+        language = self._language(config.language)
+        if language is None or not known_model:
+            raise unavailable_model(
+                language=config.language,
+                sample_rate=sample_rate,
+                kind=kind,
+                model="" if known_model else config.model,
+            )
+        return replace(config, language=language, model=self._capabilities.model)
+
+    def _language(self, code: str) -> str | None:
+        if not code:
+            return self._capabilities.languages[0]
+        return self._languages.get(code.lower())
+
+    def _info(self) -> ModelInfo:
+        info = model_info(self._capabilities)
+        described = {
+            "streaming_mode": self._capabilities.streaming_mode,
+            "slots": str(self._capabilities.slots),
+            "notice": self._capabilities.notice,
+        }
+        return replace(info, parameters={**described, **info.parameters})

@@ -1,0 +1,79 @@
+"""Slots: how many streams are recognised at once, counted exactly.
+
+A slot is leased together with its voice and given back only when that voice is closed, so what is
+counted is what the recogniser holds. A caller who is cancelled, fails or never closes leaks nothing.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from perch.core.speech import RecognitionConfig
+from perch.engine.voice import TimedVoice, in_time
+from perch.errors import EngineFailed, EngineFull
+from perch.inference.recogniser import Recogniser, Voice
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 1.0
+
+
+class Scheduler:
+    """Hands out voices of one recogniser, at most ``slots`` at a time. One per process."""
+
+    def __init__(self, recogniser: Recogniser, *, slots: int, timeout_s: float) -> None:
+        self._recogniser = recogniser
+        self._timeout_s = timeout_s
+        self._closing: set[asyncio.Task[None]] = set()
+        self.slots = slots
+        self.taken = 0
+
+    @asynccontextmanager
+    async def lease(self, config: RecognitionConfig) -> AsyncIterator[TimedVoice]:
+        """A voice and the slot it occupies, for as long as the block lasts.
+
+        Leaving the block closes the voice even if the caller is cancelled again meanwhile.
+
+        Raises:
+            EngineFull: Every slot is taken.
+            EngineFailed: The recogniser is not running, or did not open a voice in time.
+        """
+        self._take()
+        try:
+            voice = await in_time(self._recogniser.open(config), self._timeout_s)
+        except BaseException:
+            self.taken -= 1
+            raise
+        try:
+            yield TimedVoice(voice, timeout_s=self._timeout_s)
+        finally:
+            await asyncio.shield(self._start_closing(voice))
+
+    async def aclose(self) -> None:
+        """Wait until every voice that is being closed is closed."""
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    def _take(self) -> None:
+        if self.taken >= self.slots:
+            raise EngineFull(
+                f"All {self.slots} streams of this engine are in use; try again shortly.",
+                retry_after=RETRY_AFTER_S,
+            )
+        self.taken += 1
+
+    def _start_closing(self, voice: Voice) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._close(voice), name="close voice")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        return task
+
+    async def _close(self, voice: Voice) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await voice.aclose()
+        except (TimeoutError, EngineFailed) as error:
+            log.warning("a voice did not close: %r", error)
+        finally:
+            self.taken -= 1

@@ -1,0 +1,35 @@
+"""From a name to a recogniser: the only file that names implementations.
+
+What a recogniser needs is imported only when it is asked for.
+"""
+
+from perch.errors import BadConfig
+from perch.inference.recogniser import Recogniser
+
+RECOGNISERS = ("scripted",)
+
+
+async def load_recogniser(name: str, *, slots: int | None = None) -> Recogniser:
+    """A running recogniser; the caller closes it.
+
+    Args:
+        name: One of ``RECOGNISERS``.
+        slots: Streams at the same time; None is the recogniser's own number.
+
+    Raises:
+        BadConfig: There is no recogniser of that name.
+        EngineFailed: It could not be started.
+    """
+    match name:
+        case "scripted":
+            return _scripted(slots)
+        case _:
+            raise BadConfig(f"There is no recogniser named {name!r}; there are: {', '.join(RECOGNISERS)}.")
+
+
+def _scripted(slots: int | None) -> Recogniser:
+    from dataclasses import replace  # noqa: PLC0415
+
+    from perch.inference.scripted import CAPABILITIES, ScriptedRecogniser  # noqa: PLC0415
+
+    return ScriptedRecogniser(CAPABILITIES if slots is None else replace(CAPABILITIES, slots=slots))
