@@ -24,7 +24,10 @@ class SessionConfig:
 
 @dataclass(frozen=True, slots=True)
 class Start:
+    """Begin with ``config``. An implicit start was nobody's wish and may be replaced before any audio."""
+
     config: SessionConfig
+    implicit: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ client's mistake, and nothing changes::
 
     NEW ──start──▶ STREAMING ──stop──▶ DRAINING ──(engine ended)──▶ CLOSED
                       │ audio, finalize, ping                          ▲
+                      │ (and start, to replace an implicit one)        │
                       └──────────────── failure ───────────────────────┘
 """
 
@@ -47,6 +48,7 @@ class State(Enum):
 TRANSITIONS: dict[State, dict[type[Command], State]] = {
     State.NEW: {Start: State.STREAMING, Ping: State.NEW},
     State.STREAMING: {
+        Start: State.STREAMING,
         Audio: State.STREAMING,
         Finalize: State.STREAMING,
         Ping: State.STREAMING,
@@ -84,6 +86,7 @@ class Session:
         self._resume = resume
         self._acked = 0
         self._max_samples = seconds_to_samples(limits.max_session_s)
+        self._implicit = False
         self._lag_warned = False
 
     def receive_command(self, command: Command) -> None:
@@ -99,6 +102,9 @@ class Session:
         if kind is Audio:
             return
         if isinstance(command, Start):
+            if self.state is State.STREAMING and (self.accepted or not self._implicit):
+                raise self._refusal(command)
+            self._implicit = command.implicit
             self.config = command.config
             self.outbox.push(Ready(self._backend, command.config, self._limits, self._resume))
         elif kind is Ping:

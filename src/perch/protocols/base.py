@@ -6,7 +6,7 @@ A protocol object belongs to one connection and does no I/O. Adding a dialect ad
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from perch.core.messages import Command, Event
+from perch.core.messages import Command, Event, Start
 from perch.errors import PerchError
 
 Dumps = Callable[[Mapping[str, Any]], str]
@@ -21,6 +21,10 @@ class WireProtocol(Protocol):
 
     def opening(self) -> Command | None:
         """A command the request itself already carries (its query), if any."""
+        ...
+
+    def implicit_start(self) -> Start:
+        """What a client gets that begins with audio, or with nothing at all for a while."""
         ...
 
     def decode_text(self, frame: str) -> Command:

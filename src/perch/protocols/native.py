@@ -5,6 +5,7 @@ docs/reference/protocol.md is written for its users; tests hold the two together
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from perch.core.audio import samples_to_seconds
@@ -94,11 +95,11 @@ class NativeProtocol:
         Raises:
             BadConfig: It has unknown or impossible ones.
         """
-        return self.implicit_start() if self._query else None
+        return self._start({}) if self._query else None
 
     def implicit_start(self) -> Start:
-        """What a client asks for that sends no start message."""
-        return self._start({})
+        """What a client gets that sends no start message."""
+        return replace(self._start({}), implicit=True)
 
     def decode_text(self, frame: str) -> Command:
         message = _json_object(frame)

@@ -1,0 +1,42 @@
+"""``perch VERB …``: each verb is a file of this package, imported when it is used."""
+
+import argparse
+import asyncio
+import inspect
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import perch
+
+VERBS = {
+    "demo": "the gateway, an engine and the page, on http://localhost:8443",
+    "serve": "run the gateway: HTTPS, WebSocket, the page",
+    "engine": "run a Riva-compatible engine over a local recogniser",
+    "transcribe": "transcribe files or the microphone in the terminal",
+    "check": "check that Riva answers, and list its models",
+    "config": "check the settings, or print an example",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; the result is the exit status."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(
+        prog="perch", description="The speech gateway for Riva, NIM and local engines."
+    )
+    parser.add_argument("--version", action="version", version=f"perch {perch.__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    wanted = next((argument for argument in argv if not argument.startswith("-")), None)
+    for verb, summary in VERBS.items():
+        subparser = verbs.add_parser(verb, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if verb == wanted:
+            module = import_module(f"perch.cli.{verb}")
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    arguments = parser.parse_args(argv)
+    try:
+        status = arguments.run(arguments)
+        return asyncio.run(status) if inspect.iscoroutine(status) else int(status)
+    except KeyboardInterrupt:
+        return 130

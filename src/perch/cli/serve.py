@@ -1,0 +1,131 @@
+"""``perch serve``: the gateway, and an engine beside it unless there is a Riva to front."""
+
+import argparse
+import asyncio
+import sys
+from contextlib import AsyncExitStack, suppress
+from typing import Any
+
+import uvloop
+
+from perch import errors, settings
+from perch.asr.base import ASRClient
+from perch.asr.riva_client import make_asr_client
+from perch.observability.logging import configure_logging
+from perch.observability.metrics import Metrics
+from perch.observability.tracing import make_tracing
+from perch.server.app import build_app
+from perch.server.config import GatewayConfig
+from perch.server.engine_process import EngineProcess
+from perch.server.lifecycle import serve
+from perch.server.tls import server_context
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", help="address to listen on (PERCH_HOST)")
+    parser.add_argument("--port", type=int, help="port to listen on (PERCH_PORT)")
+    parser.add_argument("--no-tls", action="store_true", help="plain HTTP and WS (PERCH_TLS=false)")
+    parser.add_argument("--insecure", action="store_true", help="run without API keys beyond loopback")
+    parser.add_argument(
+        "--backend", choices=("riva", "engine", "mock"), help="what recognises (PERCH_BACKEND)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    overrides: dict[str, Any] = {
+        "perch_host": arguments.host,
+        "perch_port": arguments.port,
+        "perch_tls": False if arguments.no_tls else None,
+        "perch_insecure": True if arguments.insecure else None,
+        "perch_backend": arguments.backend,
+    }
+    try:
+        loaded = settings.load(**overrides)
+    except settings.InvalidSettings as error:
+        print(error, file=sys.stderr)
+        return 2
+    pretty = loaded.perch_log_format == "pretty" or (
+        loaded.perch_log_format == "auto" and sys.stderr.isatty()
+    )
+    configure_logging(
+        level=loaded.perch_log_level, fmt="pretty" if pretty else "json", secrets=loaded.secrets()
+    )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(loaded))
+
+
+async def _serve(loaded: settings.Settings) -> int:
+    config = loaded.gateway()
+    try:
+        context, self_signed = (
+            (None, None) if config.tls is None else server_context(config.tls, config.state_dir, config.host)
+        )
+    except (OSError, ValueError) as error:
+        print(f"The certificate cannot be used: {error}", file=sys.stderr)
+        return 2
+    try:
+        async with AsyncExitStack() as stack:
+            client = await _client(loaded, stack)
+            metrics = Metrics()
+            app = build_app(config, client, metrics, make_tracing(loaded.perch_otlp_endpoint))
+            await serve(
+                app,
+                ssl_context=context,
+                on_listening=lambda port: _announce(config, client, port, self_signed),
+            )
+    except errors.PerchError as error:
+        print(f"perch: {error.message}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"perch: cannot listen on {config.host}:{config.port}: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _client(loaded: settings.Settings, stack: AsyncExitStack) -> ASRClient:
+    match loaded.backend():
+        case "mock":
+            return make_asr_client(mock_mode=True)
+        case "riva":
+            return make_asr_client(loaded.riva())
+        case "engine":
+            engine = await _engine(loaded, stack)
+            return make_asr_client(loaded.riva(endpoint=engine.address))
+
+
+async def _engine(loaded: settings.Settings, stack: AsyncExitStack) -> EngineProcess:
+    """An engine beside the gateway, watched for as long as ``stack`` lives."""
+    arguments = ["--recogniser", loaded.perch_engine_recogniser]
+    if loaded.perch_engine_slots is not None:
+        arguments += ["--slots", str(loaded.perch_engine_slots)]
+    engine = EngineProcess(arguments)
+    print("Starting the speech engine …", file=sys.stderr)
+    stack.push_async_callback(engine.aclose)
+    await engine.start()
+    watching = asyncio.create_task(engine.run(), name="engine-supervisor")
+    stack.push_async_callback(_cancel, watching)
+    return engine
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def _announce(config: GatewayConfig, client: ASRClient, port: int, self_signed: object) -> None:
+    scheme = "http" if config.tls is None else "https"
+    host = "localhost" if config.host in {"127.0.0.1", "::1", "0.0.0.0", "::"} else config.host  # noqa: S104
+    lines = [
+        f"Perch is listening: open {scheme}://{host}:{port}/ and speak.",
+        f"  backend  {client.backend.kind}",
+    ]
+    if client.backend.notice:
+        lines.append(f"  note     {client.backend.notice}")
+    if self_signed is not None:
+        lines.append(f"  TLS      self-signed certificate ({self_signed}); your browser will ask once")
+    if not config.api_keys:
+        lines.append("  access   no API keys: everybody who can reach this address may use it")
+    if not config.asr_enabled:
+        lines.append("  note     recognition is switched off (ASR_ENABLED=false): every session is refused")
+    print("\n".join(lines), flush=True)

@@ -1,0 +1,337 @@
+"""Environment, ``.env`` and ``*_FILE`` secrets → the components' frozen configurations, once.
+
+Only entry points import this. docs/reference/settings.md and .env.example are checked against it.
+"""
+
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from perch.asr.attempt import AttemptTimeouts
+from perch.asr.channels import ChannelConfig
+from perch.asr.riva_client import RivaConfig
+from perch.asr.stream import StreamConfig
+from perch.core.messages import Backend, Limits, SessionConfig
+from perch.core.speech import RecognitionConfig
+from perch.server.config import AdmissionConfig, GatewayConfig, TlsConfig
+
+_SECRETS = ("perch_api_keys", "riva_api_key", "riva_metadata")
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+class InvalidSettings(Exception):
+    """Names every bad setting in one message."""
+
+
+class Settings(BaseSettings):
+    """All settings. The name in upper case is the environment variable."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", case_sensitive=False)
+
+    perch_host: str = Field(
+        "127.0.0.1", description="Address to listen on. Beyond loopback, API keys are needed."
+    )
+    perch_port: int = Field(8443, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    perch_reuse_port: bool = Field(False, description="SO_REUSEPORT: several gateway processes on one port.")
+    perch_tls: bool = Field(True, description="Serve HTTPS and WSS; false serves plain HTTP and WS.")
+    perch_tls_cert: Path | None = Field(
+        None, description="Certificate chain (PEM). Unset: a self-signed one is made."
+    )
+    perch_tls_key: Path | None = Field(None, description="Private key of the certificate (PEM).")
+    perch_state_dir: Path = Field(Path(".perch"), description="Where the self-signed certificate is kept.")
+    perch_insecure: bool = Field(False, description="Allow listening beyond loopback without API keys.")
+    perch_api_keys: str = Field("", description="API keys clients may use, separated by commas.")
+    perch_allowed_origins: str = Field(
+        "", description="Origins of other pages that may connect, separated by commas; * allows all."
+    )
+    perch_backend: Literal["auto", "riva", "engine", "mock"] = Field(
+        "auto",
+        description="What recognises: riva (RIVA_HOST), engine (started beside the gateway), mock. auto: riva if RIVA_HOST is set, else engine.",
+    )
+    asr_enabled: bool = Field(
+        True, description="false refuses every session politely: the operator's off switch."
+    )
+
+    perch_max_sessions: int = Field(500, ge=1, description="Sessions at the same time in this process.")
+    perch_max_sessions_per_key: int = Field(
+        500, ge=1, description="Sessions at the same time for one API key."
+    )
+    perch_max_sessions_per_address: int = Field(
+        200, ge=1, description="Sessions at the same time from one address."
+    )
+    perch_max_message_bytes: int = Field(1 << 20, ge=1024, description="Largest WebSocket message accepted.")
+    perch_max_session_s: float = Field(4 * 3600.0, gt=0, description="Longest session, in seconds of audio.")
+    perch_idle_timeout_s: float = Field(
+        300.0, gt=0, description="Seconds without any message before a session is closed."
+    )
+    perch_lag_warn_s: float = Field(
+        5.0, gt=0, description="Seconds behind the audio at which clients are told."
+    )
+    perch_lag_limit_s: float = Field(
+        1800.0, gt=0, description="Seconds behind the audio at which a session is closed."
+    )
+    perch_spool_bytes: int = Field(
+        64 << 20, ge=1 << 16, description="Audio kept per session until a final covers it."
+    )
+    perch_drain_s: float = Field(
+        20.0, ge=0, description="Seconds that open sessions get to finish on SIGTERM."
+    )
+
+    perch_engine_recogniser: str = Field(
+        "embedded", description="Recogniser of the engine started beside the gateway."
+    )
+    perch_engine_slots: int | None = Field(
+        None, ge=1, description="Streams that engine takes at the same time. Unset: by its cores."
+    )
+
+    riva_host: str = Field(
+        "", description="Host of Riva or Speech NIM; several as host:port, separated by commas."
+    )
+    riva_port: int = Field(50051, ge=1, le=65535, description="gRPC port, where RIVA_HOST names none.")
+    riva_ssl: bool = Field(False, description="Use TLS to Riva.")
+    riva_ssl_root_cert: Path | None = Field(
+        None, description="CA certificates to verify Riva with (PEM). Unset: the system's."
+    )
+    riva_ssl_client_cert: Path | None = Field(None, description="Client certificate for mTLS (PEM).")
+    riva_ssl_client_key: Path | None = Field(None, description="Key of the client certificate (PEM).")
+    riva_ssl_server_name: str = Field(
+        "", description="Name expected in Riva's certificate, if not its host name."
+    )
+    riva_api_key: str = Field(
+        "", description="Sent to Riva as 'authorization: Bearer …' (an API key or a JWT)."
+    )
+    riva_metadata: str = Field(
+        "", description="More gRPC metadata, as key=value separated by commas (NVCF: function-id=…)."
+    )
+    riva_model: str = Field("", description="Model for sessions that name none. Empty: Riva chooses.")
+    riva_language_code: str = Field("en-US", description="Language for sessions that name none (BCP-47).")
+    riva_enable_automatic_punctuation: bool = Field(
+        True, description="Punctuation for sessions that do not say."
+    )
+    riva_enable_word_time_offsets: bool = Field(
+        True, description="Ask Riva for word times. Segment times and replay rest on them."
+    )
+    riva_timeout_ms: int = Field(10_000, ge=100, description="Deadline of the RPCs that are not streams.")
+    riva_connect_timeout_ms: int = Field(5_000, ge=100, description="Deadline for connecting a stream.")
+    riva_max_retries: int = Field(3, ge=0, description="How often opening a stream is tried again.")
+    riva_retry_delay_ms: int = Field(
+        200, ge=1, description="Delay before the first retry; it doubles, with jitter."
+    )
+    riva_streams_per_channel: int = Field(
+        80, ge=1, description="Streams on one HTTP/2 connection before another is opened."
+    )
+
+    perch_log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line."
+    )
+    perch_log_format: Literal["auto", "json", "pretty"] = Field(
+        "auto", description="auto: pretty on a terminal, else JSON."
+    )
+    perch_otlp_endpoint: str = Field(
+        "", description="OTLP/gRPC endpoint for traces (needs the otlp extra). Empty: no traces."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del settings_cls, file_secret_settings
+        return init_settings, env_settings, dotenv_settings
+
+    @field_validator(
+        "perch_tls_cert", "perch_tls_key", "riva_ssl_root_cert", "riva_ssl_client_cert", "riva_ssl_client_key"
+    )
+    @classmethod
+    def _readable(cls, path: Path | None) -> Path | None:
+        if path is not None and not os.access(path, os.R_OK):
+            raise ValueError(f"no readable file at {path}")
+        return path
+
+    @field_validator("riva_metadata")
+    @classmethod
+    def _pairs(cls, text: str) -> str:
+        _metadata(text)
+        return text
+
+    def gateway(self) -> GatewayConfig:
+        keys = _list(self.perch_api_keys)
+        tls = TlsConfig(self.perch_tls_cert, self.perch_tls_key) if self.perch_tls else None
+        return GatewayConfig(
+            host=self.perch_host,
+            port=self.perch_port,
+            reuse_port=self.perch_reuse_port,
+            tls=tls,
+            state_dir=self.perch_state_dir,
+            api_keys=keys,
+            allowed_origins=_list(self.perch_allowed_origins),
+            asr_enabled=self.asr_enabled,
+            defaults=SessionConfig(
+                recognition=RecognitionConfig(
+                    language=self.riva_language_code,
+                    model=self.riva_model,
+                    punctuation=self.riva_enable_automatic_punctuation,
+                )
+            ),
+            limits=Limits(
+                max_message_bytes=self.perch_max_message_bytes,
+                max_session_s=self.perch_max_session_s,
+                idle_timeout_s=self.perch_idle_timeout_s,
+                lag_warn_s=self.perch_lag_warn_s,
+                lag_limit_s=self.perch_lag_limit_s,
+                spool_bytes=self.perch_spool_bytes,
+            ),
+            admission=AdmissionConfig(
+                self.perch_max_sessions, self.perch_max_sessions_per_key, self.perch_max_sessions_per_address
+            ),
+            drain_s=self.perch_drain_s,
+        )
+
+    def riva(self, *, endpoint: str | None = None) -> RivaConfig:
+        """How to talk to Riva, or to the engine of our own at ``endpoint``."""
+        own = endpoint is not None
+        return RivaConfig(
+            endpoints=(endpoint,) if endpoint is not None else self.riva_endpoints(),
+            channel=ChannelConfig(streams_per_channel=self.riva_streams_per_channel)
+            if own
+            else ChannelConfig(
+                tls=self.riva_ssl,
+                root_cert=self.riva_ssl_root_cert,
+                client_cert=self.riva_ssl_client_cert,
+                client_key=self.riva_ssl_client_key,
+                server_name=self.riva_ssl_server_name,
+                streams_per_channel=self.riva_streams_per_channel,
+            ),
+            api_key="" if own else self.riva_api_key,
+            metadata=() if own else _metadata(self.riva_metadata),
+            model="" if own else self.riva_model,
+            language=self.riva_language_code,
+            word_times=own or self.riva_enable_word_time_offsets,
+            backend=Backend("engine" if own else "riva", "" if own else self.riva_model),
+            rpc_timeout_s=self.riva_timeout_ms / 1000,
+            timeouts=AttemptTimeouts(connect_s=self.riva_connect_timeout_ms / 1000),
+            stream=StreamConfig(
+                spool_bytes=self.perch_spool_bytes,
+                max_attempts=self.riva_max_retries + 1,
+                retry_delay_s=self.riva_retry_delay_ms / 1000,
+            ),
+        )
+
+    def riva_endpoints(self) -> tuple[str, ...]:
+        return tuple(
+            host if _has_port(host) else f"{host}:{self.riva_port}" for host in _list(self.riva_host)
+        )
+
+    def backend(self) -> Literal["riva", "engine", "mock"]:
+        if self.perch_backend != "auto":
+            return self.perch_backend
+        return "riva" if self.riva_host else "engine"
+
+    def secrets(self) -> tuple[str, ...]:
+        """Values that must never be logged."""
+        pairs = tuple(value for _, value in _metadata(self.riva_metadata))
+        return tuple(s for s in (*_list(self.perch_api_keys), self.riva_api_key, *pairs) if s)
+
+
+def load(**overrides: Any) -> Settings:
+    """Read the settings; ``overrides`` (from the command line) win, None means not given.
+
+    Raises:
+        InvalidSettings: Names every bad value at once.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    problems = _unknown(os.environ)
+    try:
+        settings = Settings(**(_secrets_from_files(os.environ, problems) | given))
+        problems += _together(settings)
+    except ValidationError as error:
+        problems += [
+            f"{'.'.join(map(str, item['loc'])).upper()}: {item['msg']} (it is {item['input']!r})"
+            if str(item["loc"][0]).lower() not in _SECRETS
+            else f"{str(item['loc'][0]).upper()}: {item['msg']}"
+            for item in error.errors()
+        ]
+    if problems:
+        raise InvalidSettings("Invalid settings:\n" + "\n".join(f"  - {problem}" for problem in problems))
+    return settings
+
+
+def _together(settings: Settings) -> list[str]:
+    """What is wrong with settings that are each valid alone."""
+    problems = []
+    if bool(settings.perch_tls_cert) != bool(settings.perch_tls_key):
+        problems.append("PERCH_TLS_CERT and PERCH_TLS_KEY must be set together")
+    if bool(settings.riva_ssl_client_cert) != bool(settings.riva_ssl_client_key):
+        problems.append("RIVA_SSL_CLIENT_CERT and RIVA_SSL_CLIENT_KEY must be set together")
+    if settings.perch_backend == "riva" and not settings.riva_host:
+        problems.append("PERCH_BACKEND=riva needs RIVA_HOST")
+    exposed = settings.perch_host not in _LOOPBACK
+    if exposed and not settings.perch_api_keys and not settings.perch_insecure:
+        problems.append(
+            f"PERCH_HOST={settings.perch_host} is reachable from other machines: set PERCH_API_KEYS, "
+            "or say --insecure (PERCH_INSECURE=true) to let anybody in"
+        )
+    return problems
+
+
+def _secrets_from_files(environment: Mapping[str, str], problems: list[str]) -> dict[str, str]:
+    """``NAME_FILE=/path`` stands for ``NAME`` with the file's content, so that secrets stay out of the environment."""
+    values: dict[str, str] = {}
+    for name in _SECRETS:
+        variable = f"{name.upper()}_FILE"
+        if path := environment.get(variable):
+            try:
+                values[name] = ",".join(Path(path).read_text(encoding="utf-8").split())
+            except (OSError, UnicodeDecodeError) as error:
+                problems.append(f"{variable}: {path} cannot be read ({type(error).__name__})")
+    return values
+
+
+def _unknown(environment: Mapping[str, str]) -> list[str]:
+    """A misspelt setting is an error, not a default."""
+    known = {name.upper() for name in Settings.model_fields} | {f"{name.upper()}_FILE" for name in _SECRETS}
+    allowed_prefixes = ("PERCH_LOAD_", "PERCH_BENCH_", "PERCH_TEST_")
+    return [
+        f"{name}: there is no such setting"
+        for name in sorted(environment)
+        if name.startswith("PERCH_") and name not in known and not name.startswith(allowed_prefixes)
+    ]
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def _metadata(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for item in _list(text):
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise ValueError("must be key=value pairs separated by commas")
+        pairs.append((key.strip(), value.strip()))
+    return tuple(pairs)
+
+
+def _has_port(host: str) -> bool:
+    return host.rpartition(":")[2].isdigit() and ("]" in host or host.count(":") == 1)
+
+
+def example() -> str:
+    """The text of ``.env.example``."""
+    lines = ["# Every setting with its default. Copy to .env and change what you need.", ""]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else field.default
+        value = str(default).lower() if isinstance(default, bool) else str(default)
+        lines += [f"# {field.description}", f"{name.upper()}={shlex.quote(value) if value else ''}", ""]
+        if name in _SECRETS:
+            lines[-1:] = [f"# {name.upper()}_FILE=/path/of/a/file/holding/it", ""]
+    return "\n".join(lines)
