@@ -5,7 +5,6 @@ Positions are samples at ``core.audio.RATE`` from the first sample of the stream
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +31,6 @@ class Endpointing:
     stop_threshold_eou: float | None = None
 
 
-_NOTHING: Mapping[str, str] = MappingProxyType({})
-
-
 @dataclass(frozen=True, slots=True)
 class RecognitionConfig:
     """What a caller asks of a recogniser. Empty ``language`` or ``model`` means the engine's default."""
@@ -51,7 +47,7 @@ class RecognitionConfig:
     max_speakers: int | None = None
     """Diarization is asked for when this is set."""
     endpointing: Endpointing | None = None
-    custom: Mapping[str, str] = field(default=_NOTHING)
+    custom: Mapping[str, str] = field(default_factory=dict)
     """Engine-specific keys, passed through unread (Riva's ``custom_configuration``)."""
 
 
@@ -92,4 +88,4 @@ class ModelInfo:
     streaming: bool = True
     offline: bool = False
     sample_rate: int | None = None
-    parameters: Mapping[str, str] = field(default=_NOTHING)
+    parameters: Mapping[str, str] = field(default_factory=dict)
