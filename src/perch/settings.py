@@ -31,7 +31,7 @@ class InvalidSettings(Exception):
 class Settings(BaseSettings):
     """All settings. The name in upper case is the environment variable."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", case_sensitive=False)
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", case_sensitive=False)
 
     perch_host: str = Field(
         "127.0.0.1", description="Address to listen on. Beyond loopback, API keys are needed."
