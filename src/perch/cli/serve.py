@@ -13,7 +13,7 @@ from perch.asr.base import ASRClient
 from perch.asr.riva_client import make_asr_client
 from perch.observability.logging import configure_logging
 from perch.observability.metrics import Metrics
-from perch.observability.tracing import make_tracing
+from perch.observability.tracing import ExporterMissing, Tracing, otlp_provider
 from perch.server.app import build_app
 from perch.server.config import GatewayConfig
 from perch.server.engine_process import EngineProcess
@@ -60,14 +60,18 @@ async def _serve(loaded: settings.Settings) -> int:
         context, self_signed = (
             (None, None) if config.tls is None else server_context(config.tls, config.state_dir, config.host)
         )
+        tracing = Tracing(otlp_provider(loaded.perch_otlp_endpoint))
     except (OSError, ValueError) as error:
-        print(f"The certificate cannot be used: {error}", file=sys.stderr)
+        print(f"perch: the certificate cannot be used: {error}", file=sys.stderr)
+        return 2
+    except ExporterMissing as error:
+        print(f"perch: {error}", file=sys.stderr)
         return 2
     try:
         async with AsyncExitStack() as stack:
             client = await _client(loaded, stack)
-            metrics = Metrics()
-            app = build_app(config, client, metrics, make_tracing(loaded.perch_otlp_endpoint))
+            stack.callback(tracing.shutdown)
+            app = build_app(config, client, Metrics(), tracing)
             await serve(
                 app,
                 ssl_context=context,

@@ -134,12 +134,12 @@ async def stream(request: web.Request) -> web.StreamResponse:
         )
         await socket.prepare(request)
         stream_id = request.headers.get("X-Request-ID", "")[:64] or f"st_{secrets.token_hex(8)}"
-        with parts.tracing.stream_span(stream_id, request.headers) as span:
-            await _serve(request, socket, stream_id, span.trace_id)
+        with parts.tracing.stream_span(stream_id, request.headers):
+            await _serve(request, socket, stream_id)
         return socket
 
 
-async def _serve(request: web.Request, socket: Socket, stream_id: str, trace_id: str) -> None:
+async def _serve(request: web.Request, socket: Socket, stream_id: str) -> None:
     config, parts = request.app[CONFIG], request.app[PARTS]
     transport = request.transport
     if transport is None:
@@ -162,7 +162,7 @@ async def _serve(request: web.Request, socket: Socket, stream_id: str, trace_id:
         stream_id=stream_id,
         start_grace_s=config.start_grace_s,
     )
-    logger = log.bind(stream_id=stream_id, trace_id=trace_id, backend=backend.kind)
+    logger = log.bind(backend=backend.kind)
     logger.info("session_started", remote=request.remote)
     started = time.monotonic()
     parts.sessions.add(connection)

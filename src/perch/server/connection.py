@@ -105,7 +105,7 @@ class Connection:
             await self._fail(error)
         except Exception:
             outcome = errors.InternalError.code
-            log.exception("session_broke", stream_id=self._stream_id)
+            log.exception("session_broke")
             await self._fail(errors.InternalError("The gateway failed; its log has the details. Try again."))
         finally:
             grace.cancel()
@@ -252,7 +252,7 @@ class Connection:
                 await self._writer.drained()
                 await self._socket.close(code=code, message=reason.encode())
         except TimeoutError:
-            log.info("client_did_not_read", stream_id=self._stream_id)
+            log.info("client_did_not_read")
 
     def _explain_close(self, code: int) -> None:
         """Aiohttp closes by itself over a frame it cannot take; say why first."""
