@@ -27,7 +27,7 @@ class EngineConfig:
     """Of one request: a whole file for ``Recognize``."""
     spare_rpcs: int = 64
     """Calls at the same time beyond the slots: health checks, model lists, refusals under way."""
-    voice_timeout_s: float = 10.0
+    voice_timeout_s: float = 30.0
     """Longest wait for any one answer of the recogniser."""
     stop_grace_s: float = 5.0
     """How long open streams may go on after ``stop``."""

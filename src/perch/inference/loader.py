@@ -6,10 +6,10 @@ What a recogniser needs is imported only when it is asked for.
 from perch.errors import BadConfig
 from perch.inference.recogniser import Recogniser
 
-RECOGNISERS = ("scripted",)
+RECOGNISERS = ("embedded", "scripted")
 
 
-async def load_recogniser(name: str, *, slots: int | None = None) -> Recogniser:
+async def load_recogniser(name: str = "embedded", *, slots: int | None = None) -> Recogniser:
     """A running recogniser; the caller closes it.
 
     Args:
@@ -21,10 +21,18 @@ async def load_recogniser(name: str, *, slots: int | None = None) -> Recogniser:
         EngineFailed: It could not be started.
     """
     match name:
+        case "embedded":
+            return await _embedded(slots)
         case "scripted":
             return _scripted(slots)
         case _:
             raise BadConfig(f"There is no recogniser named {name!r}; there are: {', '.join(RECOGNISERS)}.")
+
+
+async def _embedded(slots: int | None) -> Recogniser:
+    from perch.inference.embedded import EmbeddedRecogniser  # noqa: PLC0415
+
+    return await EmbeddedRecogniser.start(slots=slots)
 
 
 def _scripted(slots: int | None) -> Recogniser:
