@@ -1,0 +1,129 @@
+"""``perch engine`` as a process: ready, signalled, orphaned."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import grpc
+import pytest
+from tests.engines import Conversation, finals, recognise, texts, tone_speech
+
+from perch.riva.proto import asr_grpc
+
+SPEECH = tone_speech("hello perch")
+START_S = 20.0
+STOP_S = 5.0
+
+
+@asynccontextmanager
+async def command(*arguments: str, fds: tuple[int, ...] = ()) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "perch", "engine", "--recogniser", "scripted", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        pass_fds=fds,
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+async def ready_port(read_fd: int) -> int:
+    """The port the engine announces on the pipe; an engine that dies first closes it empty."""
+    async with asyncio.timeout(START_S):
+        return int(await asyncio.to_thread(os.read, read_fd, 16))
+
+
+@asynccontextmanager
+async def running(
+    *arguments: str, fds: tuple[int, ...] = ()
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
+    """A command that serves, and its port."""
+    ready_read, ready_write = os.pipe()
+    try:
+        async with command(
+            "--port", "0", "--ready-fd", str(ready_write), *arguments, fds=(ready_write, *fds)
+        ) as process:
+            os.close(ready_write)
+            yield process, await ready_port(ready_read)
+    finally:
+        os.close(ready_read)
+
+
+async def exit_status(process: asyncio.subprocess.Process) -> int:
+    async with asyncio.timeout(STOP_S):
+        return await process.wait()
+
+
+@asynccontextmanager
+async def open_stream(port: int) -> AsyncIterator[Conversation]:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        conversation = Conversation(asr_grpc.RivaSpeechRecognitionStub(channel))
+        await conversation.configure()
+        await conversation.speak(SPEECH)
+        yield conversation
+
+
+async def test_it_says_where_it_listens_recognises_and_ends_with_status_0_on_sigterm() -> None:
+    async with running() as (process, port):
+        assert process.stdout is not None
+        line = (await process.stdout.readline()).decode()
+        assert line == f"perch engine: listening on 127.0.0.1:{port}, recogniser scripted\n"
+        assert b"tone words only" in await process.stdout.readline()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            responses = await recognise(asr_grpc.RivaSpeechRecognitionStub(channel), SPEECH)
+        assert texts(finals(responses)) == ["hello perch"]
+        process.send_signal(signal.SIGTERM)
+        assert await exit_status(process) == 0
+
+
+async def test_a_signal_lets_open_streams_finish() -> None:
+    async with running("--grace", "30") as (process, port), open_stream(port) as conversation:
+        process.send_signal(signal.SIGINT)
+        assert texts(finals(await conversation.hang_up())) == ["hello perch"]
+        assert await exit_status(process) == 0
+
+
+async def test_a_second_signal_does_not_wait_for_open_streams() -> None:
+    async with running("--grace", "300") as (process, port), open_stream(port):
+        process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.2)
+        assert process.returncode is None
+        process.send_signal(signal.SIGTERM)
+        assert await exit_status(process) == 0
+
+
+async def test_it_ends_when_its_parent_does() -> None:
+    parent_read, parent_write = os.pipe()
+    async with running("--parent-fd", str(parent_read), fds=(parent_read,)) as (process, _):
+        os.close(parent_read)
+        os.close(parent_write)
+        assert await exit_status(process) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--recogniser", "whisper"), "no recogniser named 'whisper'"),
+        (("--tls-cert", "missing.pem"), "both --tls-cert and --tls-key"),
+        (("--tls-cert", "missing.pem", "--tls-key", "missing.key"), "missing.pem"),
+        (("--host", "203.0.113.1"), "cannot listen on 203.0.113.1"),
+    ],
+)
+async def test_what_cannot_work_is_said_in_one_line_and_status_1(
+    arguments: tuple[str, ...], message: str
+) -> None:
+    async with command("--port", "0", *arguments) as process:
+        async with asyncio.timeout(START_S):
+            _, stderr = await process.communicate()
+        assert process.returncode == 1
+        ours = [line for line in stderr.decode().splitlines() if line.startswith("perch engine: ")]
+        assert len(ours) == 1
+        assert message in ours[0]
