@@ -19,6 +19,7 @@ DEFAULT_SERVER = "https://127.0.0.1:8443"
 PATH = "/v1/audio/transcriptions/stream"
 SUBPROTOCOL = "perch.v1"
 
+_CLOSING = aiohttp.ClientWSTimeout(ws_close=2.0)
 _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss", "": "wss"}
 
 
@@ -104,7 +105,11 @@ async def _connected(config: ServerConfig) -> AsyncIterator[aiohttp.ClientWebSoc
     headers = {"Authorization": f"Bearer {config.api_key}"} if config.api_key else {}
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=config.connect_s)
     async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
-        yield await _connect(session, config)
+        socket = await _connect(session, config)
+        try:
+            yield socket
+        finally:
+            await socket.close()
 
 
 async def _connect(session: aiohttp.ClientSession, config: ServerConfig) -> aiohttp.ClientWebSocketResponse:
@@ -112,7 +117,12 @@ async def _connect(session: aiohttp.ClientSession, config: ServerConfig) -> aioh
     try:
         async with asyncio.timeout(config.connect_s):
             return await session.ws_connect(
-                url, ssl=config.tls or True, heartbeat=20, protocols=(SUBPROTOCOL,), max_msg_size=0
+                url,
+                ssl=config.tls or True,
+                heartbeat=20,
+                timeout=_CLOSING,
+                protocols=(SUBPROTOCOL,),
+                max_msg_size=0,
             )
     except aiohttp.WSServerHandshakeError as refusal:
         raise TranscriptionFailed(_refused(refusal, url)) from refusal
