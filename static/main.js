@@ -27,8 +27,15 @@ const view = new View();
 const meter = new Meter(at("meter"), at("wave"));
 const transcript = new Transcript();
 
+const WAITING = {
+  connecting: "Recording · connecting…",
+  retrying: "Recording · reconnecting…",
+  blocked: "Recording · waiting for a key",
+};
+
 let phase = "idle"; // idle → opening → recording → finishing → idle
 let session = null;
+let connection = "closed";
 let recordedBefore = 0; // seconds of earlier recordings: the page's clock runs on
 
 function setPhase(next, status) {
@@ -52,6 +59,10 @@ async function start(open, { isLive, status }) {
     isLive,
     onLevel: (level) => meter.push(level),
     onSourceEnd: () => endSource(isLive),
+    onConnection: (state) => {
+      connection = state;
+      if (phase === "recording") view.showStatus(WAITING[state] ?? status);
+    },
     onDone: (ok) => finish(mine, ok),
   });
   session = mine;
@@ -61,7 +72,7 @@ async function start(open, { isLive, status }) {
     showFailure(error);
     return;
   }
-  if (session === mine) setPhase("recording", status);
+  if (session === mine) setPhase("recording", WAITING[connection] ?? status);
   else await mine.stop(); // cancelled while the browser was asking for permission
 }
 

@@ -4,6 +4,7 @@ const BAR = 3;
 const GAP = 2;
 const LEVELS_PER_BAR = 2;
 const FLOOR_DB = -60;
+const CONTRAST = 2; // decibels alone make all speech look equally loud
 const TELL_EVERY_MS = 500;
 
 export class Meter {
@@ -98,7 +99,7 @@ export class Meter {
 }
 
 function height01(peak) {
-  return Math.max(0, 1 + (20 * Math.log10(peak + 1e-9)) / -FLOOR_DB);
+  return Math.max(0, 1 + (20 * Math.log10(peak + 1e-9)) / -FLOOR_DB) ** CONTRAST;
 }
 
 function describe(decibels) {

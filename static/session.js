@@ -34,14 +34,16 @@ export class Session {
   #onDone;
   #onLevel;
   #onSourceEnd;
+  #onConnection;
 
-  constructor({ view, transcript, offset, language, key, isLive, onLevel, onSourceEnd, onDone }) {
+  constructor({ view, transcript, offset, language, key, isLive, onLevel, onSourceEnd, onConnection, onDone }) {
     this.#view = view;
     this.#transcript = transcript;
     this.#offset = offset;
     this.#isLive = isLive;
     this.#onLevel = onLevel;
     this.#onSourceEnd = onSourceEnd;
+    this.#onConnection = onConnection;
     this.#onDone = onDone;
     this.#stream = new TranscriptionStream({
       config: { sample_rate: RATE, encoding: "pcm16", language, words: true, partials: true },
@@ -123,7 +125,7 @@ export class Session {
 
   #showState({ state }) {
     this.#view.showConnection(CONNECTION[state]);
-    document.body.dataset.connection = state;
+    this.#onConnection(state);
     if (state !== "live") return;
     this.#view.clearTrouble();
     this.#view.askForKey(false);

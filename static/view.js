@@ -2,7 +2,8 @@
 
 import { clock, confidenceBand, shadedTokens } from "./transcript.js";
 
-const NEAR_BOTTOM_PX = 140;
+const NEAR_PX = 120;
+const BREATHING_ROOM_PX = 28;
 
 const BACKENDS = {
   riva: "NVIDIA Riva",
@@ -16,7 +17,7 @@ export class View {
   #following = true;
 
   constructor() {
-    this.#at("latest").addEventListener("click", () => this.#toBottom());
+    this.#at("latest").addEventListener("click", () => this.#toLatest());
     addEventListener("scroll", () => this.#noticeScroll(), { passive: true });
   }
 
@@ -136,19 +137,25 @@ export class View {
   #keepingPlace(change) {
     const following = this.#following;
     change();
-    if (following) this.#toBottom();
+    if (following) this.#toLatest();
     else this.#noticeScroll();
   }
 
-  #toBottom() {
-    window.scrollTo({ top: document.documentElement.scrollHeight, behavior: "instant" });
+  #toLatest() {
+    const hidden = this.#hiddenBelow();
+    if (hidden > 0 || !this.#following) window.scrollBy({ top: hidden, behavior: "instant" });
     this.#noticeScroll();
   }
 
   #noticeScroll() {
-    const page = document.documentElement;
-    this.#following = window.innerHeight + window.scrollY >= page.scrollHeight - NEAR_BOTTOM_PX;
+    this.#following = this.#hiddenBelow() <= NEAR_PX;
     this.#show("latest", !this.#following && document.body.dataset.phase === "recording");
+  }
+
+  /** How far the transcript's end is below what the dock leaves visible; negative when it is in view. */
+  #hiddenBelow() {
+    const visible = this.#at("record").closest("footer").getBoundingClientRect().top - BREATHING_ROOM_PX;
+    return this.#at("end").getBoundingClientRect().bottom - visible;
   }
 
   #say(id, text) {

@@ -184,7 +184,7 @@ class ScriptedGateway:
                 socket, stream, type="final", is_final=True, end=end, words=words, confidence=None, **common
             )
         else:
-            end = stream.position
+            end = utterance.start + utterance.step * len(said)
             await _say(socket, stream, type="partial", is_final=False, end=end, stability=0.5, **common)
 
 
@@ -202,10 +202,10 @@ async def _secure(_: web.Request, response: web.StreamResponse) -> None:
 async def serve(script: Script, port: int = 0) -> AsyncIterator[tuple[ScriptedGateway, str]]:
     """Run ``script`` on loopback; yields the gateway and its page's URL."""
     gateway = ScriptedGateway(script)
-    runner = web.AppRunner(gateway.app(), access_log=None)
+    runner = web.AppRunner(gateway.app(), access_log=None, shutdown_timeout=0.5)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", port, shutdown_timeout=0.5)
+        site = web.TCPSite(runner, "127.0.0.1", port)
         await site.start()
         bound = runner.addresses[0][1]
         yield gateway, f"http://localhost:{bound}/"
