@@ -236,7 +236,7 @@ async def test_a_whole_file_is_one_result_per_utterance() -> None:
         assert server.scheduler.taken == 0
     assert [result.alternatives[0].transcript for result in response.results] == [
         "hello perch",
-        "red green blue",
+        " red green blue",
     ]
     assert [word.start_time for word in response.results[1].alternatives[0].words] == [2100, 2280, 2460]
     assert response.results[1].audio_processed == pytest.approx(len(SPEECH) / 32_000)

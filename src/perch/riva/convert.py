@@ -215,18 +215,18 @@ def _streaming_result(hypothesis: Hypothesis, prefix: str) -> Any:
 
 
 def offline_to_proto(hypotheses: Iterable[Hypothesis], *, request_id: str) -> Any:
-    response = asr.RecognizeResponse(
-        results=[
+    """The answer to ``Recognize``; NVIDIA's client joins the transcripts as they are, so spaces lead here too."""
+    response = asr.RecognizeResponse()
+    if request_id:
+        response.id.value = request_id
+    for index, hypothesis in enumerate(hypotheses):
+        response.results.append(
             asr.SpeechRecognitionResult(
-                alternatives=[_alternative(hypothesis, "")],
+                alternatives=[_alternative(hypothesis, " " if index else "")],
                 channel_tag=1,
                 audio_processed=samples_to_seconds(hypothesis.end or 0),
             )
-            for hypothesis in hypotheses
-        ]
-    )
-    if request_id:
-        response.id.value = request_id
+        )
     return response
 
 
