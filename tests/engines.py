@@ -1,7 +1,8 @@
 """Engines for tests: the real server on loopback, and an asyncio client for one stream."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -87,6 +88,13 @@ class Conversation:
     async def speak(self, audio: bytes, chunk: int = CHUNK) -> list[Any]:
         """Send ``audio`` in messages of ``chunk`` bytes, return the response to each."""
         return [await self.say(request) for request in audio_requests(audio, chunk)]
+
+    async def speak_until_it_ends(self, audio: bytes) -> tuple[grpc.StatusCode, str]:
+        """Say ``audio`` over and over; return how the call ended."""
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while True:
+                await self.speak(audio)
+        return await self.outcome()
 
     async def hang_up(self) -> list[Any]:
         """Half-close; return what is still said."""

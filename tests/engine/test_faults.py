@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -32,14 +31,6 @@ async def slots_are_free(server: EngineServer) -> None:
         await until(lambda: server.scheduler.taken == 0)
 
 
-async def status_of_speech(conversation: Conversation) -> tuple[Any, str]:
-    """Speak until the call ends."""
-    with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        while True:
-            await conversation.speak(SPEECH)
-    return await conversation.outcome()
-
-
 async def test_when_the_recogniser_dies_its_streams_end_as_unavailable_within_a_second() -> None:
     recogniser = ScriptedRecogniser()
     async with engine_over(recogniser) as server, stub_of(server) as stub:
@@ -49,7 +40,7 @@ async def test_when_the_recogniser_dies_its_streams_end_as_unavailable_within_a_
             await conversation.speak(SPEECH[:16_000])
         recogniser.fail("killed by a test")
         async with asyncio.timeout(SOON):
-            outcomes = await asyncio.gather(*map(status_of_speech, conversations))
+            outcomes = await asyncio.gather(*(c.speak_until_it_ends(SPEECH) for c in conversations))
         assert {code for code, _ in outcomes} == {grpc.StatusCode.UNAVAILABLE}
         await slots_are_free(server)
 
@@ -120,7 +111,7 @@ async def test_a_recogniser_that_hangs_fails_its_stream_by_the_deadline() -> Non
         conversation = Conversation(stub)
         await conversation.configure()
         async with asyncio.timeout(SOON):
-            code, details = await status_of_speech(conversation)
+            code, details = await conversation.speak_until_it_ends(SPEECH)
         assert code is grpc.StatusCode.UNAVAILABLE
         assert "0.2 s" in details
         await slots_are_free(server)
@@ -136,7 +127,7 @@ async def test_an_error_of_our_own_is_internal_and_keeps_its_text_to_the_log(
     async with engine_over(Broken(raise_a_secret)) as server, stub_of(server) as stub:
         conversation = Conversation(stub)
         await conversation.configure()
-        code, details = await status_of_speech(conversation)
+        code, details = await conversation.speak_until_it_ends(SPEECH)
         await slots_are_free(server)
     assert code is grpc.StatusCode.INTERNAL
     assert "secret" not in details
