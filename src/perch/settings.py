@@ -31,7 +31,9 @@ class InvalidSettings(Exception):
 class Settings(BaseSettings):
     """All settings. The name in upper case is the environment variable."""
 
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", case_sensitive=False)
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", case_sensitive=False
+    )
 
     perch_host: str = Field(
         "127.0.0.1", description="Address to listen on. Beyond loopback, API keys are needed."
@@ -299,6 +301,7 @@ def _secrets_from_files(environment: Mapping[str, str], problems: list[str]) -> 
 def _unknown(environment: Mapping[str, str]) -> list[str]:
     """A misspelt setting is an error, not a default."""
     known = {name.upper() for name in Settings.model_fields} | {f"{name.upper()}_FILE" for name in _SECRETS}
+    known.add("PERCH_ENGINE_API_KEY")  # read by perch engine itself
     allowed_prefixes = ("PERCH_LOAD_", "PERCH_BENCH_", "PERCH_TEST_")
     return [
         f"{name}: there is no such setting"

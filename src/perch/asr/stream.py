@@ -99,7 +99,7 @@ class ResumableStream:
             retry=retry_if_exception(self._may_retry),
             stop=stop_after_attempt(config.max_attempts) | stop_after_delay(config.retry_budget_s),
             wait=wait_exponential_jitter(
-                config.retry_delay_s, config.max_retry_delay_s, jitter=config.retry_delay_s
+                multiplier=config.retry_delay_s, max=config.max_retry_delay_s, jitter=config.retry_delay_s
             ),
             reraise=True,
         )

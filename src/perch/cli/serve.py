@@ -14,10 +14,11 @@ from perch.asr.riva_client import make_asr_client
 from perch.observability.logging import configure_logging
 from perch.observability.metrics import Metrics
 from perch.observability.tracing import ExporterMissing, Tracing, otlp_provider
-from perch.server.app import build_app
+from perch.server.app import PARTS, build_app
 from perch.server.config import GatewayConfig
 from perch.server.engine_process import EngineProcess
 from perch.server.lifecycle import serve
+from perch.server.monitor import EngineState
 from perch.server.tls import server_context
 
 
@@ -75,7 +76,7 @@ async def _serve(loaded: settings.Settings) -> int:
             await serve(
                 app,
                 ssl_context=context,
-                on_listening=lambda port: _announce(config, client, port, self_signed),
+                on_listening=lambda port: _announce(config, app[PARTS].monitor.state, port, self_signed),
             )
     except errors.PerchError as error:
         print(f"perch: {error.message}", file=sys.stderr)
@@ -117,15 +118,18 @@ async def _cancel(task: asyncio.Task[None]) -> None:
         await task
 
 
-def _announce(config: GatewayConfig, client: ASRClient, port: int, self_signed: object) -> None:
+def _announce(config: GatewayConfig, engine: EngineState, port: int, self_signed: object) -> None:
     scheme = "http" if config.tls is None else "https"
     host = "localhost" if config.host in {"127.0.0.1", "::1", "0.0.0.0", "::"} else config.host  # noqa: S104
+    backend = engine.backend
     lines = [
         f"Perch is listening: open {scheme}://{host}:{port}/ and speak.",
-        f"  backend  {client.backend.kind}",
+        f"  backend  {backend.kind}{f', model {backend.model}' if backend.model else ''}",
     ]
-    if client.backend.notice:
-        lines.append(f"  note     {client.backend.notice}")
+    if engine.problem is not None:
+        lines.append(f"  PROBLEM  {engine.problem.message} Sessions are refused until it answers.")
+    if backend.notice:
+        lines.append(f"  note     {backend.notice}")
     if self_signed is not None:
         lines.append(f"  TLS      self-signed certificate ({self_signed}); your browser will ask once")
     if not config.api_keys:

@@ -1,0 +1,25 @@
+"""What every test gets: no task may outlive the test that started it."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+
+@pytest_asyncio.fixture
+async def task_guard() -> AsyncIterator[None]:
+    before = asyncio.all_tasks()
+    yield
+    left = {task for task in asyncio.all_tasks() - before if task is not asyncio.current_task()}
+    if left:
+        await asyncio.wait(left, timeout=1.0)  # tasks already told to end may need a turn of the loop
+    leaked = [task for task in left if not task.done()]
+    assert not leaked, f"tasks left behind: {leaked}"
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_tasks(request: pytest.FixtureRequest) -> None:
+    if inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
+        request.getfixturevalue("task_guard")
