@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.audio.recordings import PCM, SENTENCE, chunk, encode, pieces, riff, samples_of
 
+from audio.recordings import PCM, SENTENCE, chunk, encode, pieces, riff, samples_of
 from perch.audio import g711, tones
 from perch.audio.containers import ContainerDecoder
 from perch.audio.sniff import sniff

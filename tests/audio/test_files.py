@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.audio.recordings import CODECS, PCM, SENTENCE, encode, riff, samples_of
 
+from audio.recordings import CODECS, PCM, SENTENCE, encode, riff, samples_of
 from perch.audio import tones
 from perch.audio.files import Source, decode_file, probe
 from perch.errors import BadAudio

@@ -12,9 +12,9 @@ import pytest
 import trustme
 from aiohttp import web
 from structlog.testing import capture_logs
-from tests.audio.recordings import encode, riff
-from tests.engines import scripted_engine
 
+from audio.recordings import encode, riff
+from engines import scripted_engine
 from perch.asr.riva_client import RivaASRClient, RivaConfig
 from perch.audio.tones import Timing, synthesise
 from perch.cli import transcribe
@@ -223,12 +223,19 @@ async def test_a_certificate_nobody_signed_is_refused_until_told_otherwise(
         assert await run(wav, "--server", url, "--ca", str(tmp_path / "ca.pem")) == 0
 
 
-async def test_a_server_that_refuses_the_settings_is_quoted(
-    wav: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    async with gateway() as url:
-        error = await refusal(wav, "--server", url, "--language", "xx-XX", capsys=capsys)
-    assert "xx-XX" in error
+async def test_a_server_that_refuses_the_settings_is_quoted() -> None:
+    async def refuse(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(protocols=("perch.v1",))
+        await socket.prepare(request)
+        await socket.send_json({"type": "error", "code": "language_unsupported", "message": "No xx-XX here."})
+        await socket.close(code=1008)
+        return socket
+
+    app = web.Application()
+    app.router.add_get("/v1/audio/transcriptions/stream", refuse)
+    async with served(app) as url:
+        with pytest.raises(TranscriptionFailed, match=r"No xx-XX here\. \[language_unsupported\]"):
+            await collect(ServerConfig(url))
 
 
 async def test_another_address_of_the_server_is_told_as_such(
