@@ -21,14 +21,16 @@ import riva.client
 import soxr
 import trustme
 from riva.client.proto import riva_asr_pb2
-from tests.engines import LONG_PAUSE, scripted_engine, tone_speech
 
+from engines import LONG_PAUSE, engine_over, scripted_engine, tone_speech
 from perch.audio.tones import layout
 from perch.core.audio import samples_to_ms
 from perch.engine.config import ServerTls
+from perch.inference.loader import load_recogniser
 
 WORDS = ("hello perch one two", "red green blue")
 TRANSCRIPT = " ".join(WORDS)
+VOICE = Path(__file__).parents[3] / "shared" / "speech" / "ps_goforward.wav"
 FRAMES = 1_600
 """Of the file, per message: the scripts' default, 100 ms of 16 kHz and 33 ms of 48 kHz."""
 
@@ -323,3 +325,18 @@ async def test_asking_for_the_configuration_of_one_model(client: Client, name: s
     request = riva_asr_pb2.RivaSpeechRecognitionConfigRequest(model_name=name)
     response = await asyncio.to_thread(client.service.stub.GetRivaSpeechRecognitionConfig, request)
     assert {model.model_name for model in response.model_config} == ({name} & {"scripted"})
+
+
+@pytest.mark.golden
+async def test_a_real_voice() -> None:
+    if not await asyncio.to_thread(VOICE.exists):
+        pytest.skip("the shared speech recordings are not here")
+    recogniser = await load_recogniser("embedded", slots=1)
+    try:
+        async with engine_over(recogniser) as server:
+            service = Client(riva.client.ASRService(riva.client.Auth(uri=server.address)), server.address)
+            text = await printed(service, VOICE, script_config(enable_word_time_offsets=True))
+            service.service.auth.channel.close()
+    finally:
+        await recogniser.aclose()
+    assert text == "## go forward ten meters\n"

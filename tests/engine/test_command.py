@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager, suppress
 
 import grpc
 import pytest
-from tests.engines import Conversation, finals, recognise, texts, tone_speech
 
+from engines import Conversation, finals, recognise, texts, tone_speech
 from perch.riva.proto import asr_grpc
 
 SPEECH = tone_speech("hello perch")

@@ -10,8 +10,8 @@ import grpc
 import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tests.engines import Conversation, engine_over, finals, recognise, stub_of, texts
 
+from engines import Conversation, engine_over, finals, recognise, stub_of, texts
 from perch.engine.server import EngineServer
 from perch.inference.embedded import EmbeddedRecogniser
 from perch.riva.proto import AudioEncoding

@@ -7,8 +7,8 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.engines import Conversation, engine_over, finals, recognise, stub_of, texts, tone_speech
 
+from engines import Conversation, engine_over, finals, recognise, stub_of, texts, tone_speech
 from perch.core.speech import RecognitionConfig
 from perch.engine.server import EngineServer
 from perch.inference.recogniser import Recognition

@@ -9,7 +9,8 @@ import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tests.engines import (
+
+from engines import (
     Conversation,
     engine_over,
     finals,
@@ -19,7 +20,6 @@ from tests.engines import (
     texts,
     tone_speech,
 )
-
 from perch.engine.config import EngineConfig, ServerTls
 from perch.engine.server import EngineServer
 from perch.inference.scripted import CAPABILITIES, ScriptedRecogniser

@@ -5,7 +5,8 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.engines import (
+
+from engines import (
     Conversation,
     audio_requests,
     finals,
@@ -17,7 +18,6 @@ from tests.engines import (
     texts,
     tone_speech,
 )
-
 from perch.riva.proto import AudioEncoding, asr
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT

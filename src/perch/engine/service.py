@@ -31,9 +31,6 @@ from perch.riva.status import status_from_error
 
 log = logging.getLogger(__name__)
 
-OFFLINE_SLICE = 64 * 1024
-"""Bytes of a whole file taken at a time, so that other streams get their turn in between."""
-
 
 class RecognitionService(asr_grpc.RivaSpeechRecognitionServicer):  # type: ignore[misc] # untyped stubs
     """``RivaSpeechRecognition`` over one recogniser."""
@@ -59,7 +56,7 @@ class RecognitionService(asr_grpc.RivaSpeechRecognitionServicer):  # type: ignor
         async with self._call(context):
             config = self._resolve(request.config, "offline", interim_results=False)
             async with self._open(request.config, config) as stream:
-                finals = await _recognise_whole(stream, request.audio)
+                finals = [*await stream.feed(request.audio), *await stream.finish()]
             return convert.offline_to_proto(finals, request_id=request.id.value)
 
     async def GetRivaSpeechRecognitionConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -145,14 +142,6 @@ async def _first(messages: AsyncIterator[Any]) -> Any:
     if not first.HasField("streaming_config"):
         raise BadMessage("first message must contain streaming_config")
     return first
-
-
-async def _recognise_whole(stream: RecognitionStream, audio: bytes) -> list[Hypothesis]:
-    finals: list[Hypothesis] = []
-    for start in range(0, len(audio), OFFLINE_SLICE):
-        finals += await stream.feed(audio[start : start + OFFLINE_SLICE])
-    finals += await stream.finish()
-    return finals
 
 
 def _forces_eou(message: Any) -> bool:

@@ -5,6 +5,7 @@ a voice turns each into text. All positions are on the stream's clock: samples f
 silence included.
 """
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -19,6 +20,9 @@ from perch.inference.recogniser import Recognition
 
 PIECE = RATE // 2
 """Samples recognised at a time: no single wait for the voice is for more than half a second of audio."""
+
+SLICE = 64 * 1024
+"""Bytes decoded at a time: a message may be a whole file, and other streams want their turn."""
 
 INTERMEDIATE_FINAL = 1.0
 """Stability of the partial that says "this may be the end", as Riva's two-pass end of utterance does."""
@@ -72,7 +76,8 @@ class RecognitionStream:
             BadAudio: The bytes are not the audio that was declared.
             EngineFailed: The recogniser died, or did not answer in time.
         """
-        await self._hear(self._decoder.decode(payload))
+        for part in _slices(payload, SLICE):
+            await self._hear(self._decoder.decode(part))
         if force_eou:
             await self._act(self._endpointer.close(0))
         return self._take_answer()
@@ -95,13 +100,14 @@ class RecognitionStream:
     # --- hearing
 
     async def _hear(self, pcm: bytes) -> None:
-        for piece in _pieces(pcm):
+        for piece in _slices(pcm, samples_to_bytes(PIECE)):
             self._window.append(piece)
             probabilities = await self._detector.probabilities(piece)
             await self._act(self._endpointer.feed(probabilities))
             if (ready := self._endpointer.ready) is not None:
                 await self._listen(ready)
             self._window.drop_before(self._endpointer.needed_from)
+            await asyncio.sleep(0)  # a recogniser that never waits must not keep other streams waiting
 
     async def _act(self, decisions: Sequence[Decision]) -> None:
         for decision in decisions:
@@ -170,9 +176,8 @@ class RecognitionStream:
         return answer
 
 
-def _pieces(pcm: bytes) -> Iterator[bytes]:
-    size = samples_to_bytes(PIECE)
-    return (pcm[i : i + size] for i in range(0, len(pcm), size))
+def _slices(data: bytes, size: int) -> Iterator[bytes]:
+    return (data[i : i + size] for i in range(0, len(data), size))
 
 
 def _on_clock(words: tuple[Word, ...], *, start: int, end: int) -> tuple[Word, ...]:
