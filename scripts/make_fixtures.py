@@ -160,7 +160,7 @@ def wav(samples: npt.NDArray[np.int16], *, rate: int = RATE, channels: int = 1) 
 def encode(samples: Samples, container_format: str, codec: str, rate: int) -> bytes:
     """The samples in another container, by FFmpeg."""
     out = io.BytesIO()
-    with av.open(out, "w", format=container_format) as container:
+    with av.open(out, "w", format=container_format, options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream(codec, rate=rate, layout="mono")
         assert isinstance(stream, av.AudioStream)
         frame = av.AudioFrame.from_ndarray(samples[np.newaxis, :], format="s16", layout="mono")

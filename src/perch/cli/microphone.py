@@ -1,7 +1,8 @@
 """The default microphone as 16 kHz mono PCM."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from perch.cli.native_client import TranscriptionFailed
@@ -11,7 +12,7 @@ _BLOCK = RATE // 10
 _WAITING = 300  # blocks, 30 s: a recogniser further behind will not catch up
 
 
-async def microphone(stop: asyncio.Event) -> AsyncIterator[bytes]:
+async def microphone(stop: asyncio.Event) -> AsyncGenerator[bytes]:
     """What the default microphone hears, in pieces of 100 ms, until ``stop`` is set.
 
     Raises:
@@ -38,24 +39,29 @@ async def microphone(stop: asyncio.Event) -> AsyncIterator[bytes]:
             f"No microphone can be opened ({error}). Plug one in, or name a file instead of --mic."
         ) from error
     with device:
-        async for block in _until(stop, blocks):
-            if lost.is_set():
-                raise TranscriptionFailed(
-                    "The recogniser is 30 s behind the microphone; use a faster engine."
-                )
-            yield block
+        async with aclosing(_until(stop, blocks)) as hearing:
+            async for block in hearing:
+                if lost.is_set():
+                    raise TranscriptionFailed(
+                        "The recogniser is 30 s behind the microphone; use a faster engine."
+                    )
+                yield block
 
 
-async def _until(stop: asyncio.Event, blocks: asyncio.Queue[bytes]) -> AsyncIterator[bytes]:
+async def _until(stop: asyncio.Event, blocks: asyncio.Queue[bytes]) -> AsyncGenerator[bytes]:
+    """The blocks as they come, and after ``stop`` those that have come already."""
     stopping = asyncio.create_task(stop.wait())
     try:
         while not stop.is_set():
-            block = asyncio.create_task(blocks.get())
-            done, _ = await asyncio.wait([block, stopping], return_when=asyncio.FIRST_COMPLETED)
-            if block in done:
-                yield block.result()
-            else:
-                block.cancel()
+            coming = asyncio.create_task(blocks.get())
+            try:
+                await asyncio.wait([coming, stopping], return_when=asyncio.FIRST_COMPLETED)
+                if coming.done():
+                    yield coming.result()
+            finally:
+                coming.cancel()
+        while not blocks.empty():
+            yield blocks.get_nowait()
     finally:
         stopping.cancel()
 
