@@ -5,7 +5,7 @@ import { FRAME_SAMPLES, RATE, toPcm16 } from "./pcm.js";
 const TIMES_REAL_TIME = 4; // quick for the user, and a pace recognisers keep up with
 const FRAME_MS = (FRAME_SAMPLES / RATE) * 1000;
 
-/** Has the same shape as `Capture`; `on.lost()` says that the file has come to its end. */
+/** Has the same shape as `Capture`; `on.ended()` says that the file has. */
 export class AudioFile {
   #samples;
   #on;
@@ -32,7 +32,7 @@ export class AudioFile {
     const piece = this.#samples.subarray(this.#position, this.#position + FRAME_SAMPLES);
     if (piece.length === 0) {
       clearInterval(this.#timer);
-      this.#on.lost();
+      this.#on.ended();
       return;
     }
     this.#position += piece.length;

@@ -19,7 +19,7 @@ export async function listMicrophones() {
   return devices.filter((device) => device.kind === "audioinput" && device.deviceId);
 }
 
-/** One recording. `on` = {frame(Int16Array), level({peak, rms}), lost()}: lost means the device went away. */
+/** One recording. `on` = {frame(Int16Array), level({peak, rms}), ended()}: ended means the device went away. */
 export class Capture {
   #stream;
   #context;
@@ -36,11 +36,6 @@ export class Capture {
       throw error instanceof CaptureFailed ? error : new CaptureFailed(failureCode(error), error);
     }
     return capture;
-  }
-
-  /** The device in use, which may differ from the one asked for. */
-  get deviceId() {
-    return this.#stream.getAudioTracks()[0]?.getSettings().deviceId ?? "";
   }
 
   /** Ends the recording. Every frame, the last short one included, has been given out when this returns. */
@@ -67,7 +62,7 @@ export class Capture {
     });
     // Some browsers only run nodes that reach the destination; this one's output is silence.
     this.#context.createMediaStreamSource(this.#stream).connect(this.#node).connect(this.#context.destination);
-    for (const track of this.#stream.getAudioTracks()) track.onended = on.lost;
+    for (const track of this.#stream.getAudioTracks()) track.onended = on.ended;
     // Phones suspend the context for calls; it does not come back by itself.
     this.#context.onstatechange = () => {
       if (this.#context.state !== "running" && this.#context.state !== "closed") void this.#context.resume();

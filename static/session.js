@@ -62,7 +62,7 @@ export class Session {
       this.#source = await open({
         frame: (pcm) => this.#capture(pcm),
         level: this.#onLevel,
-        lost: this.#onSourceEnd,
+        ended: this.#onSourceEnd,
       });
     } catch (error) {
       this.#stream.abandon();

@@ -24,7 +24,10 @@ CSP = (
 
 @dataclass(frozen=True)
 class Utterance:
-    """Words, their confidences, and when in the recording they are said."""
+    """Words, their confidences, and when in the recording they are said.
+
+    An utterance must be over, by 0.3 s, before the next one's first word is.
+    """
 
     words: tuple[str, ...]
     start: float

@@ -7,9 +7,10 @@ from typing import Literal
 
 import pytest
 from playwright.async_api import Page, expect
-from tests.page.browser import PHONE, finals, open_page, recorded_seconds
-from tests.page.scripted_gateway import BYTES_PER_SECOND, Script, Utterance, serve
-from tests.page.steps import STEP_S, heard_steps, write_steps
+
+from .browser import PHONE, finals, open_page, recorded_seconds
+from .scripted_gateway import BYTES_PER_SECOND, Script, Utterance, serve
+from .steps import STEP_S, heard_steps, write_steps
 
 pytestmark = pytest.mark.browser
 
@@ -140,7 +141,7 @@ async def test_a_dropped_connection_is_resumed_and_loses_no_audio(wav: Path) -> 
 
 
 async def test_without_resume_a_new_stream_goes_on_after_the_last_final(wav: Path) -> None:
-    late = Utterance(("later",), start=1.0)
+    late = Utterance(("later",), start=1.5)
     script = Script(utterances=(HELLO, late), drop_at=[2.0], resumable=False)
     async with serve(script) as (gateway, url), open_page(url, wav) as page:
         await _record(page, 4.5)
@@ -151,11 +152,7 @@ async def test_without_resume_a_new_stream_goes_on_after_the_last_final(wav: Pat
         assert abs(begun + second.position - await recorded_seconds(page)) <= 0.051
         _assert_every_step_heard_once(bytes(second.audio))
         times = await page.locator("#finals time").all_inner_texts()
-        assert times == [
-            "0:00.5",
-            "0:01.9",
-            "0:02.4",
-        ]  # the second stream's own 0.5 and 1.0, on the page's clock
+        assert times == ["0:00.5", "0:01.9", "0:02.9"]  # its own 0.5 and 1.5, on the page's clock
 
 
 async def test_the_transcript_is_copied_and_downloaded(wav: Path, tmp_path: Path) -> None:
@@ -276,6 +273,27 @@ async def test_microphones_are_offered_by_name_once_allowed(wav: Path) -> None:
         await _stop(page)
 
 
+async def test_a_refused_microphone_is_explained_and_can_be_tried_again(wav: Path) -> None:
+    async with serve(Script()) as (gateway, url), open_page(url, wav) as page:
+        await page.evaluate(
+            """() => {
+              const devices = navigator.mediaDevices;
+              const real = devices.getUserMedia.bind(devices);
+              devices.getUserMedia = async () => {
+                devices.getUserMedia = real;
+                throw new DOMException("no", "NotAllowedError");
+              };
+            }"""
+        )
+        await page.click("#record")
+        await expect(page.locator("#trouble")).to_contain_text("The microphone is not allowed.")
+        await expect(page.locator("body")).to_have_attribute("data-phase", "idle")
+        await _record(page, 0.5)
+        await expect(page.locator("#trouble")).to_be_hidden()
+        await _stop(page)
+        assert gateway.streams[-1].position > 0.4
+
+
 async def test_a_file_is_transcribed_in_place_of_the_microphone(wav: Path, tmp_path: Path) -> None:
     short = write_steps(tmp_path / "three.wav", steps=6, rate=44_100)
     async with serve(Script(utterances=(HELLO,))) as (gateway, url), open_page(url, wav) as page:
@@ -370,12 +388,12 @@ async def test_the_theme_follows_the_system_until_the_user_chooses(wav: Path) ->
 
 async def test_a_long_transcript_is_followed_on_a_phone_and_nothing_overflows(wav: Path) -> None:
     words = tuple(f"word{n}" for n in range(8))
-    utterances = tuple(Utterance(words, 0.2 + 0.3 * n, 0.02) for n in range(14))
+    utterances = tuple(Utterance(words, 0.2 + 0.5 * n, 0.02) for n in range(10))
     async with (
         serve(Script(utterances=utterances)) as (gateway, url),
         open_page(url, wav, size=PHONE) as page,
     ):
-        await _record(page, 5.2)
+        await _record(page, 5.5)
         dock = await page.locator("footer.dock").bounding_box()
         last = await page.locator("#finals .said").last.bounding_box()
         assert dock is not None
