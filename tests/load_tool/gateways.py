@@ -1,0 +1,55 @@
+"""Gateways for the load tool to talk to: the real one over the mock backend, and ones that fail on cue."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from perch.asr.riva_client import make_asr_client
+from perch.observability.metrics import Metrics
+from perch.observability.tracing import Tracing
+from perch.server.app import STREAM_PATH, build_app
+from perch.server.config import GatewayConfig
+
+
+@asynccontextmanager
+async def listening(app: web.Application) -> AsyncIterator[str]:
+    """Serve ``app`` on a free port of loopback; yields its ``http://`` address."""
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def mock_gateway(metrics: Metrics | None = None, **config: object) -> AsyncIterator[str]:
+    """The gateway, recognising made-up words."""
+    settings = GatewayConfig(tls=None, **config)  # type: ignore[arg-type]
+    app = build_app(settings, make_asr_client(mock_mode=True), metrics or Metrics(), Tracing(None))
+    async with listening(app) as host:
+        yield host
+
+
+@asynccontextmanager
+async def gateway_that(
+    serves: Callable[[web.WebSocketResponse], Awaitable[None]],
+) -> AsyncIterator[str]:
+    """Says ``ready`` to every start message, then does as ``serves`` says, then closes."""
+
+    async def stream(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        assert (await socket.receive_json())["type"] == "start"
+        await socket.send_json({"type": "ready"})
+        await serves(socket)
+        await socket.close()
+        return socket
+
+    app = web.Application()
+    app.router.add_get(STREAM_PATH, stream)
+    async with listening(app) as host:
+        yield host
