@@ -238,6 +238,31 @@ async def test_a_server_that_refuses_the_settings_is_quoted() -> None:
             await collect(ServerConfig(url))
 
 
+async def test_a_server_without_tls_is_told_from_none(wav: str, capsys: pytest.CaptureFixture[str]) -> None:
+    async with gateway() as url:
+        error = await refusal(wav, "--server", url.replace("http", "https"), capsys=capsys)
+    assert "with http:// instead" in error
+
+
+async def test_a_server_with_tls_is_told_from_none(wav: str, capsys: pytest.CaptureFixture[str]) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    async with gateway(context) as url:
+        error = await refusal(wav, "--server", url.replace("https", "http"), capsys=capsys)
+    assert "with https:// instead" in error
+
+
+async def test_a_full_server_says_when_to_come_back() -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return web.Response(status=503, headers={"Retry-After": "7"})
+
+    app = web.Application()
+    app.router.add_get("/v1/audio/transcriptions/stream", refuse)
+    async with served(app) as url:
+        with pytest.raises(TranscriptionFailed, match="Try again in 7 s"):
+            await collect(ServerConfig(url))
+
+
 async def test_another_address_of_the_server_is_told_as_such(
     wav: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -131,6 +131,11 @@ async def _connect(session: aiohttp.ClientSession, config: ServerConfig) -> aioh
             f"The certificate of {url} is not one this machine trusts. "
             "Name its issuer with --ca FILE, or accept any certificate with --insecure."
         ) from error
+    except (aiohttp.ClientSSLError, aiohttp.ServerDisconnectedError) as error:
+        raise TranscriptionFailed(
+            f"{url} answers, but only one side speaks TLS. Write the server's address with "
+            f"{'http' if url.startswith('wss') else 'https'}:// instead."
+        ) from error
     except (aiohttp.ClientError, OSError) as error:
         raise TranscriptionFailed(
             f"Nothing answers at {url}. Start a server with `perch serve`, or name another with --server URL."
