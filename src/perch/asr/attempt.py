@@ -6,21 +6,15 @@ its attempts together, so that no frame pays for a timer.
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import grpc
-import grpc.aio
 
 from perch import errors
+from perch.asr.call import Call
 from perch.core.speech import Hypothesis
 from perch.riva import convert
 from perch.riva.proto import asr
-from perch.riva.status import Status, error_from_status
-
-Metadata = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +28,6 @@ class AttemptTimeouts:
     """From the first audio to any response at all."""
     finish_s: float = 60.0
     """Between responses once the audio has ended."""
-
-
-class Call(Protocol):
-    """What an attempt needs of a bidirectional call: ``grpc.aio.StreamStreamCall`` has it."""
-
-    async def wait_for_connection(self) -> None: ...
-    async def write(self, request: bytes) -> None: ...
-    async def done_writing(self) -> None: ...
-    async def read(self) -> Any: ...
-    def cancel(self) -> bool: ...
 
 
 class Attempt:
@@ -63,8 +47,8 @@ class Attempt:
         """Connect and send the configuration."""
         try:
             async with asyncio.timeout(self._timeouts.connect_s):
-                with self._grpc_errors():
-                    await self._call.wait_for_connection()
+                with self._aborted():
+                    await self._call.connect()
         except TimeoutError as error:
             raise errors.EngineUnavailable(
                 "The speech engine did not accept a connection in time."
@@ -75,7 +59,7 @@ class Attempt:
         """Send one serialised request, waiting as long as the engine's flow control does."""
         self._writing_since = time.monotonic()
         try:
-            with self._grpc_errors():
+            with self._aborted():
                 await self._call.write(request)
         finally:
             self._writing_since = None
@@ -86,14 +70,14 @@ class Attempt:
         """Tell the engine that no audio will follow."""
         self._half_closed = True
         self._waiting_since = time.monotonic()
-        with self._grpc_errors():
-            await self._call.done_writing()
+        with self._aborted():
+            await self._call.half_close()
 
     async def read(self) -> list[Hypothesis] | None:
         """The next response's hypotheses (often none), or None at the end of the stream."""
-        with self._grpc_errors():
+        with self._aborted():
             response = await self._call.read()
-        if response is grpc.aio.EOF:
+        if response is None:
             return None
         self.responses += 1
         if self._half_closed:
@@ -128,17 +112,14 @@ class Attempt:
         return self._timeouts.first_response_s if self.responses == 0 else float("inf")
 
     @contextmanager
-    def _grpc_errors(self) -> Iterator[None]:
-        """Foreign exceptions cross here, keeping their cause."""
+    def _aborted(self) -> Iterator[None]:
+        """Raise what ``abort`` was given, in place of what it did to the call.
+
+        A call we cancelled looks like a cancelled task from inside it.
+        """
         try:
             yield
-        except grpc.aio.AioRpcError as error:
-            status = Status(error.code(), error.details() or "")
-            raise self._failure or error_from_status(status) from error
-        except asyncio.InvalidStateError as error:  # the call ended between two writes; read() knows why
-            raise self._failure or errors.EngineUnavailable("The speech engine ended the stream.") from error
-        except asyncio.CancelledError:
-            # A call we cancelled looks like a cancelled task from inside it; only abort() tells them apart.
+        except (errors.PerchError, asyncio.CancelledError):
             if self._failure is not None:
                 raise self._failure from None
             raise

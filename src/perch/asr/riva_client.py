@@ -13,6 +13,7 @@ import grpc.aio
 from perch import errors
 from perch.asr.attempt import Attempt, AttemptTimeouts
 from perch.asr.base import ASRClient, ASRStream
+from perch.asr.call import GrpcAioCall
 from perch.asr.channels import ChannelConfig, Channels
 from perch.asr.mock import MockASRClient
 from perch.asr.pool import EndpointPool, PoolConfig
@@ -116,7 +117,7 @@ class RivaASRClient(ASRClient):
         """A connected, configured attempt; watched while it lasts and freed at the end, whatever happens."""
         self._watch()
         with self._pool.lease() as endpoint, self._channels[endpoint].lease() as channel:
-            call = channel.recognize(metadata=self._metadata)
+            call = GrpcAioCall(channel.recognize(metadata=self._metadata))
             attempt = Attempt(call, self._config.timeouts, diarized=config.max_speakers is not None)
             self._attempts.add(attempt)
             try:
