@@ -153,3 +153,15 @@ async def test_many_streams_at_once_each_get_their_own_words() -> None:
     async with engine_over(ScriptedRecogniser()) as server, stub_of(server) as stub:
         heard = await asyncio.gather(*(recognise(stub, tone_speech(*utterances)) for utterances in spoken))
     assert [[text.strip() for text in texts(finals(responses))] for responses in heard] == spoken
+
+
+async def test_a_long_file_does_not_keep_other_calls_waiting() -> None:
+    config = asr.RecognitionConfig(encoding=AudioEncoding.LINEAR_PCM, sample_rate_hertz=16_000)
+    request = asr.RecognizeRequest(config=config, audio=SPEECH * 100)
+    async with engine_over(ScriptedRecogniser()) as server, stub_of(server) as stub:
+        recognising = asyncio.ensure_future(stub.Recognize(request))
+        await until(lambda: server.scheduler.taken == 1)
+        assert texts(finals(await recognise(stub, SPEECH)))[0] == "hello perch"
+        assert not recognising.done()
+        words = " ".join(result.alternatives[0].transcript for result in (await recognising).results).split()
+        assert words == ["hello", "perch", "red", "green", "blue"] * 100

@@ -15,7 +15,7 @@ from perch.engine.stream import INTERMEDIATE_FINAL, RecognitionStream
 from perch.engine.voice import TimedDetector, TimedVoice
 from perch.inference.endpointer import Defaults, Endpointer
 from perch.inference.recogniser import Recognition
-from perch.inference.scripted import ScriptedRecogniser
+from perch.inference.scripted import ScriptedRecogniser, ScriptedVoice
 from perch.riva.convert import DeclaredAudio
 
 PAUSES = Timing(lead_s=0.5, pause_s=1.5, tail_s=0.3)
@@ -171,6 +171,31 @@ def test_finals_do_not_depend_on_how_the_stream_was_cut(sizes: list[int]) -> Non
 
 async def whole(pcm: bytes) -> list[Hypothesis]:
     return finals(await hear(pcm, chunk=len(pcm)))
+
+
+class Mute(ScriptedVoice):
+    """A voice that makes nothing of what it hears, except the last time."""
+
+    heard = 0
+
+    async def feed(self, pcm: bytes) -> str | None:
+        return None
+
+    async def finish(self) -> Recognition:
+        self.heard += 1
+        return Recognition("" if self.heard < 3 else "at last")
+
+
+async def test_utterances_that_come_to_nothing_are_not_mentioned() -> None:
+    stream = await open_stream(voice=Mute(ScriptedRecogniser()))
+    answers = [*await feed_all(stream, synthesise(["one", "two", "three"], PAUSES)), await stream.finish()]
+    assert [h.text for answer in answers for h in answer] == ["at last"]
+
+
+async def test_if_all_came_to_nothing_one_empty_final_says_so_at_the_end() -> None:
+    stream = await open_stream(voice=Mute(ScriptedRecogniser()))
+    assert not any(await feed_all(stream, synthesise(["one", "two"], PAUSES)))
+    assert [(h.text, h.is_final) for h in await stream.finish()] == [("", True)]
 
 
 class Babbler:
