@@ -19,17 +19,30 @@ export async function fetchReadiness() {
   return response ? bodyOf(response) : null;
 }
 
+/** The language tags the served models know; none when the gateway does not tell. */
+export async function fetchLanguages(key) {
+  const response = await probe(new URL("v1/models", ROOT), authorization(key));
+  const { data } = response?.ok ? await bodyOf(response) : {};
+  if (!Array.isArray(data)) return [];
+  return [...new Set(data.flatMap((model) => model.capabilities?.languages ?? []))].sort();
+}
+
 /** Why no stream opens: {code, message?, retryAfterS?}. */
 export async function diagnose(key) {
-  const response = await probe(STREAM, key ? { Authorization: `Bearer ${key}` } : {});
+  const response = await probe(STREAM, authorization(key));
   if (response === null) return { code: "unreachable" };
-  if (response.status === 401) return { code: "unauthorized" };
   const { error } = await bodyOf(response);
+  // Without a key the server's message is about headers; with one it says what is wrong with it.
+  if (response.status === 401) return { code: "unauthorized", message: key ? error?.message : undefined };
   if (response.status === 403) return { code: error?.code ?? "origin_refused", message: error?.message };
   if (response.status === 429 || response.status >= 500) {
     return { code: error?.code ?? "not_ready", message: error?.message, retryAfterS: retryAfter(response) };
   }
   return { code: "not_opened" };
+}
+
+function authorization(key) {
+  return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
 async function probe(url, headers = {}) {

@@ -3,7 +3,7 @@
 import { adviceFor } from "./advice.js";
 import { AudioFile } from "./audio-file.js";
 import { Capture, CaptureFailed, listMicrophones } from "./capture.js";
-import { fetchReadiness } from "./gateway.js";
+import { fetchLanguages, fetchReadiness } from "./gateway.js";
 import { recallChoice, recallKey, rememberChoice, rememberKey } from "./memory.js";
 import { Meter } from "./meter.js";
 import { RATE } from "./pcm.js";
@@ -15,7 +15,7 @@ import { View } from "./view.js";
 const READINESS_EVERY_MS = 5000;
 const COPIED_MS = 1600;
 const KEY = /^[\w!#$%&'*+.^`|~-]+$/; // what a WebSocket subprotocol may carry
-const LANGUAGES = ["en-US", "en-GB", "de-DE", "es-ES", "es-US", "fr-FR", "it-IT", "pt-BR", "hi-IN", "ja-JP", "ko-KR", "zh-CN"];
+const LIKELY_LANGUAGES = ["en-US", "en-GB", "de-DE", "es-ES", "es-US", "fr-FR", "it-IT", "pt-BR", "hi-IN", "ja-JP", "ko-KR", "zh-CN"];
 const EXPORTS = {
   txt: [toText, "text/plain"],
   srt: [toSrt, "application/x-subrip"],
@@ -36,6 +36,7 @@ const WAITING = {
 let phase = "idle"; // idle → opening → recording → finishing → idle
 let session = null;
 let connection = "closed";
+let languagesOf = ""; // the model whose languages are offered
 let recordedBefore = 0; // seconds of earlier recordings: the page's clock runs on
 
 function setPhase(next, status) {
@@ -164,8 +165,17 @@ async function refreshMicrophones() {
 async function refreshReadiness() {
   if (session) return; // the session's own ready event is fresher
   const readiness = await fetchReadiness();
+  if (session) return;
   view.showBackend(readiness ?? {}, readiness !== null);
-  if (Array.isArray(readiness?.languages)) view.setLanguages(readiness.languages, recallChoice("language"));
+  if (readiness?.auth_required && !recallKey()) view.askForKey(true);
+  if (readiness?.model && readiness.model !== languagesOf) await refreshLanguages(readiness.model);
+}
+
+async function refreshLanguages(model) {
+  const languages = await fetchLanguages(recallKey());
+  if (languages.length === 0) return; // asked again next time: perhaps a key was missing
+  languagesOf = model;
+  view.setLanguages(languages, recallChoice("language"));
 }
 
 // --- wiring ---------------------------------------------------------------------------------------
@@ -233,7 +243,7 @@ wireControls();
 wireKeyForm();
 wireFiles();
 wireKeyboard();
-view.setLanguages(LANGUAGES, recallChoice("language"));
+view.setLanguages(LIKELY_LANGUAGES, recallChoice("language"));
 setPhase("idle", "Ready when you are");
 addEventListener("beforeunload", (event) => {
   if (phase === "recording" || phase === "finishing") event.preventDefault();

@@ -23,14 +23,14 @@ export class View {
 
   // --- the recogniser -----------------------------------------------------------------------------
 
-  showBackend({ backend, model, notice, status }, reachable) {
+  showBackend({ backend, model, notice, status, problem }, reachable) {
     const ready = reachable && (status === undefined || ["ready", "ok"].includes(status));
     this.#at("backend").dataset.state = !reachable ? "offline" : ready ? "ready" : "waiting";
     const name = BACKENDS[backend] ?? backend ?? "Recogniser";
     this.#say("backend-name", !reachable ? "Server not reachable" : ready ? name : `${name}: not ready yet`);
     this.#say("backend-model", reachable ? (model ?? "") : "");
     this.#show("mock", backend === "mock");
-    if (reachable) this.#showText("notice", notice ?? "");
+    if (reachable) this.#showText("notice", problem ?? notice ?? "");
   }
 
   setLanguages(tags, chosen) {

@@ -62,6 +62,7 @@ class Script:
     backend: str = "engine"
     model: str = "scripted"
     notice: str | None = None
+    languages: tuple[str, ...] = ("en-GB", "nl-NL")
     key: str = ""
     resumable: bool = True
     drop_at: list[float] = field(default_factory=list)
@@ -100,6 +101,7 @@ class ScriptedGateway:
         app = web.Application()
         app.router.add_get("/", self._index)
         app.router.add_get("/ready", self._ready)
+        app.router.add_get("/v1/models", self._models)
         app.router.add_get("/v1/audio/transcriptions/stream", self._stream)
         app.router.add_static("/static", STATIC)
         app.on_response_prepare.append(_secure)
@@ -109,7 +111,13 @@ class ScriptedGateway:
         return web.FileResponse(STATIC / "index.html")
 
     async def _ready(self, _: web.Request) -> web.Response:
-        return web.json_response({"status": "ready", **self._description()})
+        return web.json_response(
+            {"status": "ready", "auth_required": bool(self.script.key), **self._description()}
+        )
+
+    async def _models(self, _: web.Request) -> web.Response:
+        capabilities = {"languages": list(self.script.languages)}
+        return web.json_response({"data": [{"id": self.script.model, "capabilities": capabilities}]})
 
     def _description(self) -> dict[str, Any]:
         return {"backend": self.script.backend, "model": self.script.model, "notice": self.script.notice}
@@ -117,7 +125,7 @@ class ScriptedGateway:
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         self.protocols.append(request.headers.get("Sec-WebSocket-Protocol", ""))
         if self.script.key and f"perch-key.{self.script.key}" not in self.protocols[-1]:
-            return web.json_response({"error": {"code": "unauthorized", "message": "key?"}}, status=401)
+            return web.json_response({"error": {"message": "This key is not known."}}, status=401)
         if self.script.accept:
             await self.script.accept.wait()
         socket = web.WebSocketResponse(protocols=["perch.v1"])

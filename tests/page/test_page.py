@@ -205,8 +205,12 @@ async def test_a_second_recording_goes_on_where_the_first_ended_and_clear_begins
 async def test_a_missing_key_is_asked_for_and_the_recording_is_kept(wav: Path) -> None:
     script = Script(utterances=(HELLO,), key="s3cret")
     async with serve(script) as (gateway, url), open_page(url, wav) as page:
+        await expect(page.locator("#key-form")).to_be_visible()
         await _record(page, 1.0)
         await expect(page.locator("#trouble")).to_contain_text("needs an API key")
+        await page.fill("#key", "wrong")
+        await page.press("#key", "Enter")
+        await expect(page.locator("#trouble")).to_contain_text("This key is not known.")
         await page.fill("#key", "s3cret")
         await page.press("#key", "Enter")
         await expect(page.locator("#finals .said")).to_have_text("hello wide world")
@@ -247,6 +251,16 @@ async def test_the_recogniser_is_named_and_a_mock_is_told_loudly(wav: Path) -> N
         await expect(page.locator("#backend")).to_contain_text("script")
         await expect(page.locator("#mock")).to_be_visible()
         await expect(page.locator("#notice")).to_have_text("Nothing here is real.")
+
+
+async def test_the_models_languages_are_offered_and_the_chosen_one_is_asked_for(wav: Path) -> None:
+    async with serve(Script()) as (gateway, url), open_page(url, wav) as page:
+        options = page.locator("#language option")
+        await expect(options).to_have_text(["Recogniser’s default", "British English", "Dutch (Netherlands)"])
+        await page.select_option("#language", "nl-NL")
+        await _record(page, 0.5)
+        await _stop(page)
+        assert gateway.openings[0]["config"]["language"] == "nl-NL"
 
 
 async def test_the_keyboard_starts_and_stops_but_leaves_typing_alone(wav: Path) -> None:
