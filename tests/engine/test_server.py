@@ -151,6 +151,23 @@ async def test_a_second_stop_hurries_the_first() -> None:
             await stopping
 
 
+async def test_watchers_are_told_of_the_end_and_do_not_hold_it_up() -> None:
+    async with scripted_engine() as server, grpc.aio.insecure_channel(server.address) as channel:
+        watch = health_of(channel).Watch(health_pb2.HealthCheckRequest())
+        unknown = health_of(channel).Watch(health_pb2.HealthCheckRequest(service="x"))
+        assert (await watch.read()).status == Status.SERVING
+        assert (await unknown.read()).status == Status.SERVICE_UNKNOWN
+        async with asyncio.timeout(SOON):
+            await server.stop(grace_s=30)
+            assert (await watch.read()).status == Status.NOT_SERVING
+            assert await watch.read() is grpc.aio.EOF
+
+
+@pytest.mark.parametrize(("host", "address"), [("::1", "[::1]:0"), ("127.0.0.1", "127.0.0.1:0")])
+async def test_an_address_is_written_as_grpc_wants_it(host: str, address: str) -> None:
+    assert EngineServer(ScriptedRecogniser(), EngineConfig(host=host)).address == address
+
+
 @pytest.mark.parametrize(("wanted", "given"), [(None, 4), (2, 2), (9, 4)])
 async def test_slots_can_be_fewer_than_the_recogniser_has_but_not_more(
     wanted: int | None, given: int

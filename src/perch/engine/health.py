@@ -21,12 +21,18 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # th
     def __init__(self, names: Iterable[str]) -> None:
         self._names = frozenset(names)
         self._changed = asyncio.Condition()
+        self._is_over = False
         self.serving = False
 
     async def set_serving(self, *, serving: bool) -> None:
         async with self._changed:
             self.serving = serving
             self._changed.notify_all()
+
+    async def end(self) -> None:
+        """Not serving, for good: watchers are told and let go, so that the server need not wait for them."""
+        self._is_over = True
+        await self.set_serving(serving=False)
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 the name of the RPC
         if request.service not in self._names:
@@ -39,9 +45,9 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # th
 
     async def _statuses(self, service: str) -> AsyncIterator[int]:
         told = None
-        while True:
+        while not (self._is_over and told == self._status(service)):
             async with self._changed:
-                while self._status(service) == told:
+                while self._status(service) == told and not self._is_over:
                     await self._changed.wait()
                 told = self._status(service)
             yield told

@@ -62,7 +62,7 @@ class EngineServer:
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
-        await self._health.set_serving(serving=False)
+        await self._health.end()
         await self._server.stop(self._config.stop_grace_s if grace_s is None else grace_s)
         await self.scheduler.aclose()
 
@@ -75,7 +75,7 @@ class EngineServer:
 
     @property
     def address(self) -> str:
-        return f"{self._config.host}:{self.port}"
+        return _address(self._config.host, self.port)
 
     def _build(self) -> Any:
         server = grpc.aio.server(
@@ -89,7 +89,7 @@ class EngineServer:
         return server
 
     def _bind(self) -> int:
-        address = f"{self._config.host}:{self._config.port}"
+        address = _address(self._config.host, self._config.port)
         try:
             if self._config.tls is None:
                 port = self._server.add_insecure_port(address)
@@ -108,6 +108,10 @@ class EngineServer:
                 await asyncio.sleep(RECOVERY_CHECK_S)
             log.info("the recogniser is healthy again")
             await self._health.set_serving(serving=True)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _slots(recogniser: Recogniser, config: EngineConfig) -> int:
