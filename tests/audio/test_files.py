@@ -1,10 +1,13 @@
 """Whole recordings: every container, bounded output, clear refusals."""
 
+import contextlib
 import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from audio.recordings import CODECS, PCM, SENTENCE, encode, riff, samples_of
 from perch.audio import tones
@@ -145,3 +148,29 @@ def test_a_pipe_can_be_read() -> None:
             raise io.UnsupportedOperation(f"seek to {offset} from {whence}")
 
     assert text(b"".join(decode_file(Pipe(encode("webm"))))) == SENTENCE
+
+
+def test_a_header_that_claims_too_many_channels_is_refused() -> None:
+    with pytest.raises(BadAudio, match="17 channels"):
+        list(decode_file(riff(bytes(34_000), channels=17)))
+
+
+def test_a_header_that_claims_one_sample_per_second_is_refused() -> None:
+    with pytest.raises(BadAudio, match="claims 1 samples per second"):
+        list(decode_file(riff(bytes(8_000), rate=1)))
+
+
+def test_a_recording_joined_from_mono_and_stereo_is_read_through() -> None:
+    joined = encode("mp3") + encode("mp3", layout="stereo")
+    assert text(b"".join(decode_file(joined))) == f"{SENTENCE} {SENTENCE}"
+
+
+@settings(deadline=None)
+@given(st.sampled_from(list(CODECS)), st.data())
+def test_a_damaged_recording_gives_audio_or_a_coded_error(kind: str, data: st.DataObject) -> None:
+    broken = bytearray(encode(kind))
+    reach = data.draw(st.sampled_from([60, 600, len(broken)]))
+    for _ in range(data.draw(st.integers(1, 20))):
+        broken[data.draw(st.integers(0, min(reach, len(broken)) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(BadAudio):
+        assert sum(map(len, decode_file(bytes(broken), max_seconds=30))) <= 30 * 32_000

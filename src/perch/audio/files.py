@@ -110,7 +110,7 @@ def _opened(source: Source) -> Iterator[InputContainer]:
     with _file(source) as file:
         _refuse_empty(file)
         try:
-            container = av.open(file, mode="r", options=_OPTIONS)
+            container = av.open(file, mode="r", options=_OPTIONS, metadata_errors="replace")
         except av.FFmpegError as error:
             raise BadAudio(
                 "This is no audio in a known format (wav, flac, mp3, m4a, mp4, ogg, webm)."

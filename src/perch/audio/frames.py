@@ -8,39 +8,58 @@ from perch.audio.resample import Quality, Resampler
 from perch.core.audio import RATE
 from perch.errors import BadAudio
 
+_MOST_CHANNELS = 8  # PyAV reads beyond the planes of frames with more, and crashes
+_RATES = range(4_000, 384_001)  # a header that claims 1 Hz would turn a kilobyte into a gigabyte
+
 
 class FrameConverter:
-    """Mixes the frames of one stream down to mono and to 16 kHz, keeping state over frames."""
+    """Mixes the frames of one stream down to mono and to 16 kHz, keeping state over frames.
+
+    A stream may change its rate and layout on the way, as damaged and joined recordings do.
+    """
 
     def __init__(self, quality: Quality) -> None:
         self._quality = quality
-        self._floats = av.AudioResampler(format="fltp")
-        self._rate = 0
+        self._shape: tuple[int, str, str] | None = None
+        self._floats = av.AudioResampler(format="flt")
         self._resampler: Resampler | None = None
 
     def convert(self, frame: av.AudioFrame) -> bytes:
         """The PCM that ``frame`` adds.
 
         Raises:
-            BadAudio: The stream changed its sample rate on the way.
+            BadAudio: It has too many channels, or a rate no recording has.
         """
-        if not self._rate:
-            self._begin(frame.sample_rate)
-        if frame.sample_rate != self._rate:
-            raise BadAudio(f"The audio changes from {self._rate} to {frame.sample_rate} Hz on the way.")
+        before = self._adapt(frame)
         frame.pts = None  # gaps in the timestamps would be refused by the resampler
-        return b"".join(self._pcm(planes) for planes in self._floats.resample(frame))
+        return before + b"".join(self._pcm(floats) for floats in self._floats.resample(frame))
 
     def flush(self) -> bytes:
         """The end of the stream."""
         return b"" if self._resampler is None else to_pcm16(self._resampler.flush())
 
-    def _begin(self, rate: int) -> None:
-        self._rate = rate
-        if rate != RATE:
-            self._resampler = Resampler(rate, quality=self._quality)
+    def _adapt(self, frame: av.AudioFrame) -> bytes:
+        """Prepare for frames like this one; return the end of those before it."""
+        shape = (frame.sample_rate, frame.format.name, frame.layout.name)
+        if shape == self._shape:
+            return b""
+        _check(frame)
+        tail = self.flush()
+        self._shape = shape
+        self._floats = av.AudioResampler(format="flt")
+        rate = frame.sample_rate
+        self._resampler = None if rate == RATE else Resampler(rate, quality=self._quality)
+        return tail
 
-    def _pcm(self, planes: av.AudioFrame) -> bytes:
+    def _pcm(self, floats: av.AudioFrame) -> bytes:
         # The mean, not FFmpeg's own mixdown: that adds 3 dB to what both channels share, and clips.
-        signal = planes.to_ndarray().mean(axis=0, dtype=np.float32)
+        channels = floats.layout.nb_channels
+        signal = floats.to_ndarray().reshape(-1, channels).mean(axis=1, dtype=np.float32)
         return to_pcm16(signal if self._resampler is None else self._resampler.resample(signal))
+
+
+def _check(frame: av.AudioFrame) -> None:
+    if frame.layout.nb_channels > _MOST_CHANNELS:
+        raise BadAudio(f"The audio has {frame.layout.nb_channels} channels; send up to {_MOST_CHANNELS}.")
+    if frame.sample_rate not in _RATES:
+        raise BadAudio(f"The audio claims {frame.sample_rate} samples per second; that cannot be.")
