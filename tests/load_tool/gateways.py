@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from ssl import SSLContext
 
 from aiohttp import web
 
@@ -13,24 +14,26 @@ from perch.server.config import GatewayConfig
 
 
 @asynccontextmanager
-async def listening(app: web.Application) -> AsyncIterator[str]:
-    """Serve ``app`` on a free port of loopback; yields its ``http://`` address."""
+async def listening(app: web.Application, ssl_context: SSLContext | None = None) -> AsyncIterator[str]:
+    """Serve ``app`` on a free port of loopback; yields its address."""
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=ssl_context)
         await site.start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield f"{'https' if ssl_context else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
 
 
 @asynccontextmanager
-async def mock_gateway(metrics: Metrics | None = None, **config: object) -> AsyncIterator[str]:
+async def mock_gateway(
+    metrics: Metrics | None = None, ssl_context: SSLContext | None = None, **config: object
+) -> AsyncIterator[str]:
     """The gateway, recognising made-up words."""
     settings = GatewayConfig(tls=None, **config)  # type: ignore[arg-type]
     app = build_app(settings, make_asr_client(mock_mode=True), metrics or Metrics(), Tracing(None))
-    async with listening(app) as host:
+    async with listening(app, ssl_context) as host:
         yield host
 
 
