@@ -205,8 +205,13 @@ class Babbler:
         return None
 
     async def finish(self) -> Recognition:
-        words = (Word("before", -500, -100), Word("back", 4000, 2000), Word("late", 10**9, 10**9 + 5))
-        return Recognition("before back late", words)
+        words = (
+            Word("before", -500, -100),
+            Word("back", 4000, 2000),
+            Word("again", 1000, 1500),
+            Word("late", 10**9, 10**9 + 5),
+        )
+        return Recognition("before back again late", words)
 
     async def aclose(self) -> None:
         pass

@@ -26,6 +26,8 @@ class Scheduler:
         self._recogniser = recogniser
         self._timeout_s = timeout_s
         self._closing: set[asyncio.Task[None]] = set()
+        self._all_free = asyncio.Event()
+        self._all_free.set()
         self.slots = slots
         self.taken = 0
 
@@ -43,7 +45,7 @@ class Scheduler:
         try:
             voice = await in_time(self._recogniser.open(config), self._timeout_s)
         except BaseException:
-            self.taken -= 1
+            self._give_back()
             raise
         try:
             yield TimedVoice(voice, timeout_s=self._timeout_s)
@@ -51,9 +53,12 @@ class Scheduler:
             await asyncio.shield(self._start_closing(voice))
 
     async def aclose(self) -> None:
-        """Wait until every voice that is being closed is closed."""
-        if self._closing:
-            await asyncio.wait(self._closing)
+        """Wait until every slot is given back: a cancelled call takes a moment to end."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._all_free.wait()
+        except TimeoutError:
+            log.warning("%d streams did not end", self.taken)
 
     def _take(self) -> None:
         if self.taken >= self.slots:
@@ -62,6 +67,12 @@ class Scheduler:
                 retry_after=RETRY_AFTER_S,
             )
         self.taken += 1
+        self._all_free.clear()
+
+    def _give_back(self) -> None:
+        self.taken -= 1
+        if not self.taken:
+            self._all_free.set()
 
     def _start_closing(self, voice: Voice) -> asyncio.Task[None]:
         task = asyncio.create_task(self._close(voice), name="close voice")
@@ -76,4 +87,4 @@ class Scheduler:
         except (TimeoutError, EngineFailed) as error:
             log.warning("a voice did not close: %r", error)
         finally:
-            self.taken -= 1
+            self._give_back()
