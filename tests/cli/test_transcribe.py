@@ -238,6 +238,15 @@ async def test_a_server_that_refuses_the_settings_is_quoted() -> None:
             await collect(ServerConfig(url))
 
 
+async def test_a_language_the_engine_lacks_is_told_by_name(
+    wav: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with gateway() as url:
+        error = await refusal(wav, "--server", url, "--language", "xx-XX", capsys=capsys)
+    assert "language_code=xx-XX" in error
+    assert "[model_unavailable]" in error
+
+
 async def test_a_server_without_tls_is_told_from_none(wav: str, capsys: pytest.CaptureFixture[str]) -> None:
     async with gateway() as url:
         error = await refusal(wav, "--server", url.replace("http", "https"), capsys=capsys)
