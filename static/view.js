@@ -30,7 +30,8 @@ export class View {
     this.#say("backend-name", !reachable ? "Server not reachable" : ready ? name : `${name}: not ready yet`);
     this.#say("backend-model", reachable ? (model ?? "") : "");
     this.#show("mock", backend === "mock");
-    if (reachable) this.#showText("notice", problem ?? notice ?? "");
+    if (backend === "mock" && notice) this.#say("mock-notice", notice);
+    if (reachable) this.#showText("notice", problem ?? (backend === "mock" ? "" : (notice ?? "")));
   }
 
   setLanguages(tags, chosen) {

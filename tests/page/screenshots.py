@@ -1,6 +1,6 @@
-"""Take the pictures of docs/images: ``python -m tests.page.screenshots speech-48k.wav [url-of-a-gateway]``.
+"""Take the pictures of docs/images: ``python -m tests.page.screenshots speech-48k.wav seconds [url]``.
 
-Without a URL the scripted gateway answers, with words that the microphone did not say.
+They are taken so many seconds into the recording. Without the URL of a gateway the scripted gateway answers, with words that the microphone did not say.
 """
 
 import asyncio
@@ -15,7 +15,6 @@ from .browser import DESKTOP, PHONE, open_page
 from .scripted_gateway import Script, Utterance, serve
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
-RECORDED_MS = 7000
 
 
 def _utterance(text: str, start: float, step: float, *confidences: float) -> Utterance:
@@ -54,20 +53,20 @@ async def _gateway(url: str | None) -> AsyncIterator[str]:
         yield scripted
 
 
-async def _take(page: Page, path: Path) -> None:
+async def _take(page: Page, path: Path, seconds: float) -> None:
     await page.click("#record")
-    await page.wait_for_timeout(RECORDED_MS)
+    await page.wait_for_timeout(seconds * 1000)
     await page.screenshot(path=path)
 
 
-async def _main(wav: Path, url: str | None) -> None:
+async def _main(wav: Path, seconds: float, url: str | None) -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     async with _gateway(url) as at:
         async with open_page(at, wav, size=DESKTOP, theme="light", scale=1.5) as page:
-            await _take(page, IMAGES / "page-desktop.png")
+            await _take(page, IMAGES / "page-desktop.png", seconds)
         async with open_page(at, wav, size=PHONE, theme="dark", scale=2) as page:
-            await _take(page, IMAGES / "page-phone.png")
+            await _take(page, IMAGES / "page-phone.png", seconds)
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None))
+    asyncio.run(_main(Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else None))
