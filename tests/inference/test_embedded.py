@@ -15,6 +15,7 @@ from inference.corpus import clips, needs_speech
 from inference.road import transcribe, transcribe_with
 from perch.core.speech import RecognitionConfig
 from perch.errors import EngineFailed, EngineFull
+from perch.inference import embedded, worker_pool
 from perch.inference.embedded import EmbeddedRecogniser, EmbeddedVoice
 from perch.inference.recogniser import Recogniser, Recognition
 
@@ -298,6 +299,37 @@ async def test_a_killed_zygote_fails_all_voices_and_is_replaced(recogniser: Embe
         await voice.aclose()
 
 
+async def test_a_worker_that_hangs_fails_its_voice_at_the_deadline(
+    recogniser: EmbeddedRecogniser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voice = await recogniser.open(ANY)
+    monkeypatch.setattr(embedded, "REQUEST_DEADLINE", 0.2)
+    os.kill(voice.pid, signal.SIGSTOP)
+    async with asyncio.timeout(5):
+        with pytest.raises(EngineFailed, match="did not answer"):
+            await voice.finish()
+    assert not recogniser.healthy
+    await voice.aclose()
+    await eventually(lambda: gone(voice.pid), within=2)
+
+
+async def test_a_zygote_that_hangs_is_replaced(
+    recogniser: EmbeddedRecogniser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung = recogniser.pid
+    os.kill(hung, signal.SIGSTOP)
+    with monkeypatch.context() as patched:
+        patched.setattr(worker_pool, "FORK_DEADLINE", 0.3)
+        with pytest.raises(EngineFailed):
+            await recogniser.open(ANY)
+        assert not recogniser.healthy
+        await eventually(lambda: gone(hung), within=10)
+    await eventually(lambda: recogniser.healthy, within=20)
+    voice = await recogniser.open(ANY)
+    assert await say(voice, noise(1, 2000)) == Recognition("")
+    await voice.aclose()
+
+
 async def test_closing_the_recogniser_fails_open_voices_and_leaves_nothing_behind() -> None:
     process = psutil.Process()
     warm = await EmbeddedRecogniser.start(slots=2)  # what a first use opens for good is not a leak
@@ -329,6 +361,7 @@ async def test_closing_the_recogniser_fails_open_voices_and_leaves_nothing_behin
 ENGINE = """
 import asyncio
 from perch.core.speech import RecognitionConfig
+from perch.inference import embedded, worker_pool
 from perch.inference.embedded import EmbeddedRecogniser
 
 async def main():

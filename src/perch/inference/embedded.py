@@ -112,7 +112,7 @@ class EmbeddedRecogniser:
         except BaseException:
             await vad.aclose()
             raise
-        return cls(vad, zygote, slots or SLOTS_PER_CORE * (os.cpu_count() or 1))
+        return cls(vad, zygote, slots or SLOTS_PER_CORE * len(os.sched_getaffinity(0)))
 
     @property
     def capabilities(self) -> Capabilities:
@@ -200,8 +200,8 @@ class EmbeddedRecogniser:
         """Whenever health is lost: bring back what died, prove that it works, and only then say so."""
         while True:
             await self._health.lost()
-            losses = self._health.losses
             await asyncio.sleep(UNHEALTHY_AT_LEAST)
+            losses = self._health.losses
             await self._revive()
             if self._health.losses == losses:
                 self._health.regain()
@@ -222,7 +222,12 @@ class EmbeddedRecogniser:
             await self._zygote.aclose()
             self._zygote = await Zygote.start()
             self._watch = self._watch_over(self._zygote)
-        self._zygote.discard(await self._zygote.fork(_ignore))
+        try:
+            proof = await self._zygote.fork(_ignore)
+        except EngineFailed:
+            self._zygote.kill()  # it lives and does nothing: the next try starts another
+            raise
+        self._zygote.discard(proof)
 
 
 class _Health:

@@ -17,7 +17,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -134,7 +134,7 @@ def main() -> None:
     sphinx = Sphinx()
     gc.collect()
     gc.freeze()  # so that a worker's collections do not write to, and thereby copy, the shared pages
-    with control:
+    with control, suppress(ConnectionError):  # an engine that closes while this loads is not an error
         Zygote(control, sphinx).run()
 
 

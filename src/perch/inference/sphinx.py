@@ -41,8 +41,9 @@ class Sphinx:
     """Both decoders, loaded: about 200 MB and half a second, shared by forking afterwards."""
 
     def __init__(self) -> None:
-        self.partial = Decoder(loglevel="FATAL", maxhmmpf=5000, fwdflat=False, bestpath=False)
-        self.final = Decoder(loglevel="FATAL", maxhmmpf=5000)
+        common = {"loglevel": "FATAL", "maxhmmpf": 5000, "remove_dc": True}
+        self.partial = Decoder(**common, fwdflat=False, bestpath=False)
+        self.final = Decoder(**common)
 
 
 class Caller:

@@ -68,9 +68,9 @@ class Channel(asyncio.Protocol):
         self._transport.write(wire.frame(kind, body))
         return await self._answered(deadline)
 
-    def close(self) -> None:
+    def close(self, reason: str = "The voice is closed.") -> None:
         """Hang up: the worker is no longer wanted."""
-        self._end("The voice is closed.")
+        self._end(reason)
 
     def fail(self, reason: str) -> None:
         """Give the worker up, and say so."""
@@ -184,17 +184,22 @@ class Zygote:
                 with contextlib.suppress(OSError):  # a zygote that is gone has taken its workers along
                     self._control.send(wire.KILL + str(channel.pid).encode())
 
+    def kill(self) -> None:
+        """End a process that does not do its work; ``ended`` tells when it has."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
     async def aclose(self) -> None:
         """End the process and its workers; requests under way fail."""
         for channel in list(self._channels):
-            channel.fail("The recogniser is closed.")
+            channel.close("The recogniser is closed.")
         self._channels.clear()
         self._control.close()
         try:
             async with asyncio.timeout(STOP_DEADLINE):
                 await self._process.wait()
         except TimeoutError:
-            self._process.kill()
+            self.kill()
             await self._process.wait()
 
 
