@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import uvloop
+
 from perch.errors import BadConfig, PerchError
 
 if TYPE_CHECKING:
@@ -61,17 +63,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-async def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Serve until a signal or the parent's end; a second signal does not wait for open streams."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
-        return await _serve(args, _Ending(args.parent_fd))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(args))
     except (PerchError, OSError) as error:
         print(f"perch engine: {error}", file=sys.stderr)
         return 1
 
 
-async def _serve(args: argparse.Namespace, ending: "_Ending") -> int:
+async def _serve(args: argparse.Namespace) -> int:
     from perch.engine.config import EngineConfig
     from perch.engine.server import EngineServer
     from perch.inference.loader import load_recogniser
@@ -86,6 +89,7 @@ async def _serve(args: argparse.Namespace, ending: "_Ending") -> int:
         stop_grace_s=args.grace,
         idle_sequence_s=args.idle_sequence,
     )
+    ending = _Ending(args.parent_fd)
     recogniser = await load_recogniser(args.recogniser, slots=args.slots)
     try:
         server = EngineServer(recogniser, config)
