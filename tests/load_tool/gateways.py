@@ -28,11 +28,15 @@ async def listening(app: web.Application, ssl_context: SSLContext | None = None)
 
 @asynccontextmanager
 async def mock_gateway(
-    metrics: Metrics | None = None, ssl_context: SSLContext | None = None, **config: object
+    metrics: Metrics | None = None,
+    tracing: Tracing | None = None,
+    ssl_context: SSLContext | None = None,
+    **config: object,
 ) -> AsyncIterator[str]:
     """The gateway, recognising made-up words."""
     settings = GatewayConfig(tls=None, **config)  # type: ignore[arg-type]
-    app = build_app(settings, make_asr_client(mock_mode=True), metrics or Metrics(), Tracing(None))
+    client = make_asr_client(mock_mode=True)
+    app = build_app(settings, client, metrics or Metrics(), tracing or Tracing(None))
     async with listening(app, ssl_context) as host:
         yield host
 

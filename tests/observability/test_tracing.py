@@ -128,7 +128,8 @@ def test_an_endpoint_with_the_exporter_gets_the_spans(monkeypatch: pytest.Monkey
     endpoints: list[str] = []
     exporter = InMemorySpanExporter()
 
-    def make(endpoint: str) -> InMemorySpanExporter:
+    def make(endpoint: str, timeout: float) -> InMemorySpanExporter:
+        assert 0 < timeout <= 5
         endpoints.append(endpoint)
         return exporter
 

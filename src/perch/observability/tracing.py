@@ -23,6 +23,9 @@ SPAN_NAME = "perch.stream"
 STREAM_ID = "perch.stream_id"
 
 _OTLP = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
+_EXPORT_TIMEOUT_S = 2.0
+"""A collector that does not answer must not hold up the end of the process."""
+
 _TRACEPARENT = TraceContextTextMapPropagator()
 
 
@@ -69,7 +72,7 @@ class Tracing:
                 yield StreamSpan(trace_id)
 
     def shutdown(self) -> None:
-        """Send what has not been sent. Blocks, for at most the exporter's time-out."""
+        """Send what has not been sent. Blocks, for a few seconds if the collector does not answer."""
         if self._provider is not None:
             self._provider.shutdown()
 
@@ -83,7 +86,9 @@ def otlp_provider(endpoint: str) -> TracerProvider | None:
     if not endpoint:
         return None
     try:
-        exporter = importlib.import_module(_OTLP).OTLPSpanExporter(endpoint=endpoint)
+        exporter = importlib.import_module(_OTLP).OTLPSpanExporter(
+            endpoint=endpoint, timeout=_EXPORT_TIMEOUT_S
+        )
     except ModuleNotFoundError as error:
         raise ExporterMissing(
             f"Traces cannot be sent to {endpoint}: the exporter is not installed. "
