@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import grpc
+import psutil
 import pytest
 
 from engines import Conversation, finals, recognise, texts, tone_speech
@@ -19,10 +20,12 @@ STOP_S = 5.0
 
 
 @asynccontextmanager
-async def command(*arguments: str, fds: tuple[int, ...] = ()) -> AsyncIterator[asyncio.subprocess.Process]:
+async def command(
+    *arguments: str, recogniser: str = "scripted", fds: tuple[int, ...] = ()
+) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "perch", "engine", "--recogniser", "scripted", *arguments),
+        *("-m", "perch", "engine", "--recogniser", recogniser, *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         pass_fds=fds,
@@ -43,13 +46,15 @@ async def ready_port(read_fd: int) -> int:
 
 @asynccontextmanager
 async def running(
-    *arguments: str, fds: tuple[int, ...] = ()
+    *arguments: str, recogniser: str = "scripted", fds: tuple[int, ...] = ()
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
     """A command that serves, and its port."""
     ready_read, ready_write = os.pipe()
     try:
         async with command(
-            "--port", "0", "--ready-fd", str(ready_write), *arguments, fds=(ready_write, *fds)
+            *("--port", "0", "--ready-fd", str(ready_write), *arguments),
+            recogniser=recogniser,
+            fds=(ready_write, *fds),
         ) as process:
             os.close(ready_write)
             yield process, await ready_port(ready_read)
@@ -127,3 +132,27 @@ async def test_what_cannot_work_is_said_in_one_line_and_status_1(
         ours = [line for line in stderr.decode().splitlines() if line.startswith("perch engine: ")]
         assert len(ours) == 1
         assert message in ours[0]
+
+
+async def test_with_the_embedded_recogniser_it_takes_its_workers_along_when_its_parent_ends() -> None:
+    parent_read, parent_write = os.pipe()
+    arguments = ("--parent-fd", str(parent_read))
+    async with running(*arguments, recogniser="embedded", fds=(parent_read,)) as (process, port):
+        os.close(parent_read)
+        async with open_stream(port) as conversation:
+            workers = psutil.Process(process.pid).children(recursive=True)
+            assert len(workers) == 2  # the one that has the model, and its fork for this stream
+            await conversation.hang_up()
+            assert await conversation.call.code() is grpc.StatusCode.OK
+        os.close(parent_write)
+        assert await exit_status(process) == 0
+    _, alive = await asyncio.to_thread(psutil.wait_procs, workers, timeout=STOP_S)
+    assert alive == []
+
+
+async def test_killed_outright_it_leaves_no_worker_behind() -> None:
+    async with running(recogniser="embedded") as (process, port), open_stream(port):
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        _, alive = await asyncio.to_thread(psutil.wait_procs, workers, timeout=STOP_S)
+    assert alive == []

@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import uvloop
-
 from perch.errors import BadConfig, PerchError
 
 if TYPE_CHECKING:
@@ -63,18 +61,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+async def run(args: argparse.Namespace) -> int:
     """Serve until a signal or the parent's end; a second signal does not wait for open streams."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(args))
+        return await _serve(args, _Ending(args.parent_fd))
     except (PerchError, OSError) as error:
         print(f"perch engine: {error}", file=sys.stderr)
         return 1
 
 
-async def _serve(args: argparse.Namespace) -> int:
+async def _serve(args: argparse.Namespace, ending: "_Ending") -> int:
     from perch.engine.config import EngineConfig
     from perch.engine.server import EngineServer
     from perch.inference.loader import load_recogniser
@@ -89,7 +86,6 @@ async def _serve(args: argparse.Namespace) -> int:
         stop_grace_s=args.grace,
         idle_sequence_s=args.idle_sequence,
     )
-    ending = _Ending(args.parent_fd)
     recogniser = await load_recogniser(args.recogniser, slots=args.slots)
     try:
         server = EngineServer(recogniser, config)
