@@ -1,0 +1,122 @@
+"""The processes under test, started as a user starts them."""
+
+import asyncio
+import os
+import re
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from bench.job import Job, Outcome, job_to_json, outcome_from_json
+
+ROOT = Path(__file__).parents[1]
+_READY_S = 60.0
+_STOP_S = 20.0
+_MIB = 1 << 20
+
+
+class ProcessFailed(Exception):
+    """A process of the benchmark ended when it should not have; says what it wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A process that serves at ``address`` (``host:port``)."""
+
+    pid: int
+    address: str
+
+    @property
+    def resident_mib(self) -> float:
+        return float(psutil.Process(self.pid).memory_info().rss) / _MIB
+
+
+@asynccontextmanager
+async def engine() -> AsyncIterator[Server]:
+    """A Riva-compatible engine that recognises tone words at next to no cost."""
+    arguments = ("engine", "--recogniser", "scripted", "--port", "0", "--grace", "1")
+    async with _serving(arguments, re.compile(r"listening on (\S+:\d+)"), {}) as server:
+        yield server
+
+
+@asynccontextmanager
+async def gateway(riva: str, sessions: int) -> AsyncIterator[Server]:
+    """The gateway in front of ``riva``, willing to take ``sessions`` from this address for as long as it takes."""
+    most = str(max(sessions, 500))
+    environment = {
+        "RIVA_HOST": riva,
+        "PERCH_MAX_SESSIONS": most,
+        "PERCH_MAX_SESSIONS_PER_KEY": most,
+        "PERCH_MAX_SESSIONS_PER_ADDRESS": most,
+        "PERCH_MAX_SESSION_S": "1000000",
+        "PERCH_LOG_LEVEL": "warning",
+        "PERCH_DRAIN_S": "1",
+    }
+    arguments = ("serve", "--no-tls", "--backend", "riva", "--host", "127.0.0.1", "--port", "0")
+    async with _serving(arguments, re.compile(r"open http://localhost(:\d+)/"), environment) as server:
+        yield server
+
+
+async def generate(job: Job) -> Outcome:
+    """Run the load generator.
+
+    Raises:
+        ProcessFailed: It broke.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bench.generator", job_to_json(job)),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    if process.returncode != 0:
+        raise ProcessFailed("The load generator failed; its messages above say why.")
+    return outcome_from_json(output)
+
+
+@asynccontextmanager
+async def _serving(
+    arguments: tuple[str, ...], ready: re.Pattern[str], environment: Mapping[str, str]
+) -> AsyncIterator[Server]:
+    """``perch`` until the block ends; in a directory of its own, so that no ``.env`` is read."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PERCH_", "RIVA_", "ASR_"))}
+    with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile() as log:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "perch", *arguments),
+            cwd=directory,
+            env={**clean, "PYTHONUNBUFFERED": "1", **environment},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
+        )
+        try:
+            assert process.stdout is not None
+            address = await _address(process.stdout, ready)
+            if address is None:
+                log.seek(0)
+                raise ProcessFailed(f"perch {arguments[0]} did not start:\n{log.read().decode()}")
+            yield Server(process.pid, address if address[0] != ":" else f"127.0.0.1{address}")
+        finally:
+            await _stop(process)
+
+
+async def _address(output: asyncio.StreamReader, ready: re.Pattern[str]) -> str | None:
+    async with asyncio.timeout(_READY_S):
+        while line := await output.readline():
+            if found := ready.search(line.decode()):
+                return found[1]
+    return None
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+    try:
+        async with asyncio.timeout(_STOP_S):
+            await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.communicate()
