@@ -76,10 +76,12 @@ def check_event(event: dict[str, Any]) -> None:
     definition.validate(event)
 
 
-async def listen(socket: aiohttp.ClientWebSocketResponse, heard: Heard | None = None) -> Heard:
+async def listen(
+    socket: aiohttp.ClientWebSocketResponse, heard: Heard | None = None, *, deadline_s: float = DEADLINE_S
+) -> Heard:
     """Collect events until the server closes, checking each one and the order of all."""
     heard = heard or Heard()
-    async with asyncio.timeout(DEADLINE_S):
+    async with asyncio.timeout(deadline_s):
         async for message in socket:
             assert message.type is aiohttp.WSMsgType.TEXT, message
             event = json.loads(message.data)

@@ -70,9 +70,11 @@ async def _serve(loaded: settings.Settings) -> int:
         return 2
     try:
         async with AsyncExitStack() as stack:
-            client = await _client(loaded, stack)
             stack.callback(tracing.shutdown)
-            app = build_app(config, client, Metrics(), tracing)
+            engine = await _engine(loaded, stack) if loaded.backend() == "engine" else None
+            app = build_app(config, _client(loaded, engine), Metrics(), tracing)
+            if engine is not None:
+                engine.on_death = app[PARTS].monitor.doubt
             await serve(
                 app,
                 ssl_context=context,
@@ -87,15 +89,12 @@ async def _serve(loaded: settings.Settings) -> int:
     return 0
 
 
-async def _client(loaded: settings.Settings, stack: AsyncExitStack) -> ASRClient:
-    match loaded.backend():
-        case "mock":
-            return make_asr_client(mock_mode=True)
-        case "riva":
-            return make_asr_client(loaded.riva())
-        case "engine":
-            engine = await _engine(loaded, stack)
-            return make_asr_client(loaded.riva(endpoint=engine.address))
+def _client(loaded: settings.Settings, engine: EngineProcess | None) -> ASRClient:
+    if engine is not None:
+        return make_asr_client(loaded.riva(endpoint=engine.address))
+    if loaded.backend() == "mock":
+        return make_asr_client(mock_mode=True)
+    return make_asr_client(loaded.riva())
 
 
 async def _engine(loaded: settings.Settings, stack: AsyncExitStack) -> EngineProcess:

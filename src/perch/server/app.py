@@ -35,8 +35,8 @@ STREAM_ALIAS = "/ws/transcribe"
 _TICK_S = 1.0
 _SECURITY_HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data: blob:; media-src 'self' blob:; "
-        "worker-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; object-src 'none'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
     ),
     "Permissions-Policy": "microphone=(self)",
     "Referrer-Policy": "no-referrer",
@@ -100,7 +100,7 @@ def build_app(
         app.router.add_get("/", page)
         app.router.add_get("/favicon.ico", favicon)
         app.router.add_static("/static/", static)
-        app.on_response_prepare.append(_add_security_headers)
+        app.on_response_prepare.append(_add_page_headers)
     app.cleanup_ctx.append(_background)
     app.cleanup_ctx.append(_close_client)
     return app
@@ -161,6 +161,7 @@ async def _serve(request: web.Request, socket: Socket, stream_id: str) -> None:
         metrics=parts.metrics,
         stream_id=stream_id,
         start_grace_s=config.start_grace_s,
+        on_engine_failure=parts.monitor.doubt,
     )
     logger = log.bind(backend=backend.kind)
     logger.info("session_started", remote=request.remote)
@@ -289,7 +290,7 @@ async def metrics_text(request: web.Request) -> web.Response:
 
 
 async def page(request: web.Request) -> web.FileResponse:
-    return web.FileResponse(_static(request) / "index.html", headers={"Cache-Control": "no-cache"})
+    return web.FileResponse(_static(request) / "index.html")
 
 
 async def favicon(request: web.Request) -> web.FileResponse:
@@ -303,9 +304,12 @@ def _static(request: web.Request) -> Path:
     return static
 
 
-async def _add_security_headers(_: web.Request, response: web.StreamResponse) -> None:
-    if response.status != 101:
-        response.headers.update(_SECURITY_HEADERS)
+async def _add_page_headers(request: web.Request, response: web.StreamResponse) -> None:
+    if response.status == 101:
+        return
+    response.headers.update(_SECURITY_HEADERS)
+    if request.path == "/" or request.path.startswith("/static/"):
+        response.headers["Cache-Control"] = "no-cache"  # an upgrade never mixes old and new modules
 
 
 # --- errors ------------------------------------------------------------------------------------------

@@ -71,6 +71,7 @@ class Connection:
         metrics: Metrics,
         stream_id: str,
         start_grace_s: float,
+        on_engine_failure: Callable[[], None],
     ) -> None:
         self.last_heard = time.monotonic()
         self._socket = socket
@@ -80,6 +81,7 @@ class Connection:
         self._metrics = metrics
         self._stream_id = stream_id
         self._start_grace_s = start_grace_s
+        self._on_engine_failure = on_engine_failure
         self._writer = ClientWriter(socket, transport, session.outbox, protocol, self._sent)
         self._decoder: StreamDecoder | None = None
         self._stream: ASRStream | None = None
@@ -241,6 +243,7 @@ class Connection:
     async def _fail(self, error: errors.PerchError) -> None:
         if error.fault == "engine":
             self._metrics.engine_failure(error.code)
+            self._on_engine_failure()
         self._session.receive_failure(error)
         await self._close(self._protocol.close_code(error), error.code)
 

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import structlog
@@ -26,6 +26,8 @@ class EngineProcess:
         self._port = 0
         self._process: asyncio.subprocess.Process | None = None
         self._lifeline: int | None = None
+        self.on_death: Callable[[], None] = lambda: None
+        """Called when the engine has ended by itself."""
 
     @property
     def address(self) -> str:
@@ -66,6 +68,7 @@ class EngineProcess:
             assert self._process is not None
             status = await self._process.wait()
             self._release()
+            self.on_death()
             log.warning("engine_died", status=status, restart_in_s=delay)
             await asyncio.sleep(delay)
             try:

@@ -1,6 +1,7 @@
 """Whether the engine is there: asked in the background, so that no client waits for the answer."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import structlog
@@ -13,6 +14,10 @@ from perch.observability.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 _IMPATIENT_S = 0.5
+
+
+class _Unasked(errors.EngineUnavailable):
+    """Before the first answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +40,22 @@ class EngineMonitor:
         self._client = client
         self._metrics = metrics
         self._every_s = every_s
-        self.state = EngineState(client.backend, problem=errors.EngineUnavailable("The engine is starting."))
+        self._doubted = asyncio.Event()
+        self.state = EngineState(client.backend, problem=_Unasked("The engine is starting."))
+
+    def doubt(self) -> None:
+        """Something suggests that the engine is gone: ask now, not at the next turn."""
+        self._doubted.set()
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
+            pause = self._every_s if self.state.ready else min(_IMPATIENT_S, self._every_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._doubted.wait()
+            self._doubted.clear()
             await self.check()
-            await asyncio.sleep(self._every_s if self.state.ready else min(_IMPATIENT_S, self._every_s))
 
     async def check(self) -> EngineState:
         """Ask once, now."""
@@ -50,11 +64,17 @@ class EngineMonitor:
             self.state = self._answered(tuple(await self._client.models()))
         except errors.PerchError as error:
             self.state = replace(before, problem=error)
-        if self.state.ready != before.ready:
-            self._metrics.set_engine_ready(self.state.ready)
-            problem = self.state.problem
-            log.info("engine_ready" if problem is None else "engine_lost", problem=problem and problem.code)
+        self._metrics.set_engine_ready(self.state.ready)
+        if isinstance(before.problem, _Unasked) or self.state.ready != before.ready:
+            self._report()
         return self.state
+
+    def _report(self) -> None:
+        problem = self.state.problem
+        if problem is None:
+            log.info("engine_ready", model=self.state.backend.model)
+        else:
+            log.warning("engine_lost", problem=problem.code, message=problem.message)
 
     def _answered(self, models: tuple[ModelInfo, ...]) -> EngineState:
         """An engine of ours says in its parameters what its user must know."""
