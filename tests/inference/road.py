@@ -41,6 +41,12 @@ async def transcribe_with(voice: Voice, recogniser: Recogniser, pcm: bytes) -> T
     return stream.transcript
 
 
+async def say(voice: Voice, pcm: bytes) -> Recognition:
+    """A whole utterance at once."""
+    await voice.feed(pcm)
+    return await voice.finish()
+
+
 class _Stream:
     def __init__(self, voice: Voice, endpointer: Endpointer, pcm: bytes) -> None:
         self.voice = voice

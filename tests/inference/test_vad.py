@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from inference.corpus import clips, needs_speech
+from inference.sounds import noise
 from perch.errors import EngineFailed
 from perch.inference.vad import FRAME, SileroDetector, SileroVad
 
@@ -26,11 +27,6 @@ async def judge(detector: SileroDetector, pcm: bytes, chunk: int) -> list[float]
     for at in range(0, len(pcm), chunk):
         found += await detector.probabilities(pcm[at : at + chunk])
     return found
-
-
-def noise(seconds: float, level: float, seed: int = 1) -> bytes:
-    samples = np.random.default_rng(seed).normal(0, level, round(seconds * 16_000))
-    return np.clip(samples, -32768, 32767).astype("<i2").tobytes()
 
 
 async def test_a_probability_comes_for_each_completed_frame_and_no_other(vad: SileroVad) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import socket
 import sys
 from collections.abc import Callable
+from typing import cast
 
 from perch.errors import EngineFailed
 from perch.inference import embedded_wire as wire
@@ -37,8 +38,7 @@ class Channel(asyncio.Protocol):
         self._ended = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's is one without inheriting
 
     def data_received(self, data: bytes) -> None:
         try:
