@@ -1,6 +1,6 @@
 """The load generator, a process of its own: ``python -m bench.generator JOB`` prints an outcome.
 
-Every stream sends its next frame at start + n × 100 ms, whatever happened to the frames before. Starts are
+Every stream sends its next frame at start + n times 100 ms, whatever happened to the frames before. Starts are
 spread evenly over a sentence, so neither frames nor finals of different streams come in bursts.
 """
 
@@ -13,10 +13,11 @@ from typing import Protocol
 
 import psutil
 import uvloop
-from bench import events, grpc_client, websocket_client
 from bench.clip import FRAME_S, endless, frames, sentence_s
 from bench.job import Job, Outcome, StreamLog, job_from_json, outcome_to_json
 from bench.latency import percentile
+
+from bench import events, grpc_client, websocket_client
 
 _WARM_UP_S = 1.0
 _AFTER_S = 0.5  # frames sent on after the measurement, so that its last events meet the same load

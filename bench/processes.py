@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psutil
 from bench.job import Job, Outcome, job_to_json, outcome_from_json
@@ -16,7 +17,9 @@ from bench.job import Job, Outcome, job_to_json, outcome_from_json
 ROOT = Path(__file__).parents[1]
 _READY_S = 60.0
 _STOP_S = 20.0
+_ENDING_S = 1.0
 _MIB = 1 << 20
+_SAID = 4_000
 
 
 class ProcessFailed(Exception):
@@ -67,15 +70,17 @@ async def generate(job: Job) -> Outcome:
     Raises:
         ProcessFailed: It broke.
     """
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bench.generator", job_to_json(job)),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    output, _ = await process.communicate()
-    if process.returncode != 0:
-        raise ProcessFailed("The load generator failed; its messages above say why.")
-    return outcome_from_json(output)
+    with tempfile.TemporaryFile() as answer:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "bench.generator", job_to_json(job)), cwd=ROOT, stdout=answer
+        )
+        try:
+            if await process.wait() != 0:
+                raise ProcessFailed("The load generator failed; its messages above say why.")
+        finally:
+            await _stop(process)
+        answer.seek(0)
+        return outcome_from_json(answer.read())
 
 
 @asynccontextmanager
@@ -95,20 +100,31 @@ async def _serving(
         try:
             assert process.stdout is not None
             address = await _address(process.stdout, ready)
-            if address is None:
-                log.seek(0)
-                raise ProcessFailed(f"perch {arguments[0]} did not start:\n{log.read().decode()}")
             yield Server(process.pid, address if address[0] != ":" else f"127.0.0.1{address}")
+        except Exception:
+            await _raise_if_ended(process, arguments[0], log)  # that would be the reason for all else
+            raise
         finally:
             await _stop(process)
 
 
-async def _address(output: asyncio.StreamReader, ready: re.Pattern[str]) -> str | None:
+async def _raise_if_ended(process: asyncio.subprocess.Process, name: str, log: IO[bytes]) -> None:
+    try:
+        async with asyncio.timeout(_ENDING_S):
+            status = await process.wait()
+    except TimeoutError:
+        return
+    log.seek(0)
+    said = log.read().decode(errors="replace")[-_SAID:]
+    raise ProcessFailed(f"perch {name} ended with status {status}. It said:\n{said}")
+
+
+async def _address(output: asyncio.StreamReader, ready: re.Pattern[str]) -> str:
     async with asyncio.timeout(_READY_S):
         while line := await output.readline():
             if found := ready.search(line.decode()):
                 return found[1]
-    return None
+    raise ProcessFailed("It ended before it was ready.")
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

@@ -125,6 +125,7 @@ class WebSocketStream(asyncio.Protocol):
             self._receive(now, *message)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        del exc
         if not self._ended.done():
             self._ended.set_result(0)
         self._fail_opening("the gateway closed the connection")

@@ -1,0 +1,112 @@
+"""Line plots as inline SVG: no script, no library, readable in any browser."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+_WIDTH, _HEIGHT = 720, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 40, 44
+_TICKS = 5
+_COLOURS = ("#0b6e99", "#c2410c", "#4d7c0f")
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A named line of points, in order of x."""
+
+    name: str
+    points: Sequence[Point]
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One axis: what it shows, and where it begins and ends."""
+
+    label: str
+    low: float
+    high: float
+
+    @property
+    def ticks(self) -> list[float]:
+        """Round numbers within the axis."""
+        rough = (self.high - self.low) / _TICKS or 1.0
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(nice * power for nice in (1, 2, 2.5, 5, 10) if nice * power >= rough)
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
+        return [number * step for number in range(first, last + 1)]
+
+
+def plot(title: str, x: Axis, y: Axis, lines: Sequence[Line]) -> str:
+    """An SVG element."""
+    place = _Place(x, y)
+    parts = [
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">',
+        *(_vertical(place, tick) for tick in x.ticks),
+        *(_horizontal(place, tick) for tick in y.ticks),
+        _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 6, x.label, "middle"),
+        _text(_LEFT, 14, y.label, "start"),
+        *(_drawn(place, line, _COLOURS[index % 3]) for index, line in enumerate(lines)),
+        *(_named(line, index) for index, line in enumerate(lines)),
+        "</svg>",
+    ]
+    return "".join(parts)
+
+
+def cdf(values: Sequence[float], most: int = 400) -> list[Point]:
+    """The share of ``values`` (sorted) up to each, thinned to about ``most`` points."""
+    count = len(values)
+    picked = sorted({round(step * (count - 1) / most) for step in range(most + 1)}) if count else []
+    return [(values[index], 100 * (index + 1) / count) for index in picked]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    x: Axis
+    y: Axis
+
+    def at(self, point: Point) -> Point:
+        return self.across(point[0]), self.down(point[1])
+
+    def across(self, value: float) -> float:
+        share = (value - self.x.low) / ((self.x.high - self.x.low) or 1)
+        return _LEFT + min(max(share, 0), 1) * (_WIDTH - _LEFT - _RIGHT)
+
+    def down(self, value: float) -> float:
+        share = (value - self.y.low) / ((self.y.high - self.y.low) or 1)
+        return _HEIGHT - _BOTTOM - min(max(share, 0), 1) * (_HEIGHT - _TOP - _BOTTOM)
+
+
+def _drawn(place: _Place, line: Line, colour: str) -> str:
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place.at, line.points))
+    return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
+
+
+def _named(line: Line, index: int) -> str:
+    x = _WIDTH - _RIGHT - 8
+    y = 14 + index * 16
+    colour = _COLOURS[index % 3]
+    return f'<text x="{x}" y="{y}" text-anchor="end" style="fill:{colour}">{escape(line.name)}</text>'
+
+
+def _vertical(place: _Place, value: float) -> str:
+    x = place.across(value)
+    return (
+        f'<line x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{_HEIGHT - _BOTTOM}"/>'
+        f"{_text(x, _HEIGHT - _BOTTOM + 16, f'{value:g}', 'middle')}"
+    )
+
+
+def _horizontal(place: _Place, value: float) -> str:
+    y = place.down(value)
+    return (
+        f'<line x1="{_LEFT}" y1="{y:.1f}" x2="{_WIDTH - _RIGHT}" y2="{y:.1f}"/>'
+        f"{_text(_LEFT - 8, y + 4, f'{value:g}', 'end')}"
+    )
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
