@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -16,6 +16,8 @@ from perch.core.messages import Final, Notice, Partial
 from perch.core.speech import Word
 
 DEFAULT_SERVER = "https://127.0.0.1:8443"
+_PLAIN_SERVER = "http://127.0.0.1:8443"
+_PROBE_S = 2.0
 PATH = "/v1/audio/transcriptions/stream"
 SUBPROTOCOL = "perch.v1"
 
@@ -55,6 +57,16 @@ def stream_url(server: str) -> str:
         raise ValueError(f"{server!r} is not a server; write for example {DEFAULT_SERVER}")
     path = parts.path if parts.path.strip("/") else PATH
     return urlunsplit((_SCHEMES[parts.scheme], parts.netloc, path, parts.query, ""))
+
+
+async def local_server() -> str:
+    """The server of this machine: ``perch serve`` speaks TLS on its port, ``perch demo`` does not."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_PROBE_S)) as session:
+        for url in (DEFAULT_SERVER, _PLAIN_SERVER):
+            with suppress(aiohttp.ClientError, TimeoutError):
+                async with session.get(f"{url}/health", ssl=False):
+                    return url
+    return DEFAULT_SERVER
 
 
 async def transcribe(

@@ -14,7 +14,14 @@ from perch.audio.files import decode_file, probe
 from perch.cli import formats
 from perch.cli.display import Display
 from perch.cli.microphone import microphone
-from perch.cli.native_client import DEFAULT_SERVER, ServerConfig, TranscriptionFailed, stream_url, transcribe
+from perch.cli.native_client import (
+    DEFAULT_SERVER,
+    ServerConfig,
+    TranscriptionFailed,
+    local_server,
+    stream_url,
+    transcribe,
+)
 from perch.core.audio import RATE, seconds_to_samples
 from perch.core.messages import Final, Notice, Partial
 from perch.core.speech import RecognitionConfig
@@ -40,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write one file per recording there, not to stdout",
     )
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--server", metavar="URL", help=f"a Perch server (default: {DEFAULT_SERVER})")
+    where.add_argument("--server", metavar="URL", help="a Perch server (default: the one on this machine)")
     where.add_argument(
         "--engine", metavar="HOST:PORT", help="a Riva or Perch engine, without a server (default: RIVA_HOST)"
     )
@@ -95,10 +102,11 @@ def _recogniser(args: argparse.Namespace) -> AbstractAsyncContextManager[Recogni
 
 @asynccontextmanager
 async def _server(args: argparse.Namespace) -> AsyncIterator[Recognise]:
+    url = args.server or await local_server()
     config = ServerConfig(
-        url=args.server or DEFAULT_SERVER,
+        url=url,
         api_key=_api_key(args),
-        tls=_tls(args),
+        tls=_tls(args, own_machine=not args.server),
         session=_session(args),
     )
     yield lambda audio: transcribe(config, audio)
@@ -136,9 +144,10 @@ def _session(args: argparse.Namespace) -> dict[str, object]:
     return {"sample_rate": RATE, "encoding": "pcm16"} | {key: value for key, value in wanted.items() if value}
 
 
-def _tls(args: argparse.Namespace) -> ssl.SSLContext:
+def _tls(args: argparse.Namespace, *, own_machine: bool) -> ssl.SSLContext:
+    """A server that was found on this machine's loopback address may have signed its certificate itself."""
     context = ssl.create_default_context(cafile=args.ca)
-    if args.insecure:
+    if args.insecure or (own_machine and args.ca is None):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
