@@ -7,20 +7,33 @@ are an ``ASRClient``; nothing above this package knows which one it holds.
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from perch.audio.decode import StreamDecoder
 from perch.audio.files import decode_file
 from perch.core.audio import RATE, AudioFormat
-from perch.core.messages import Backend, Final, Partial
+from perch.core.messages import Backend, Final, Notice, Partial
 from perch.core.outbox import Outbox
 from perch.core.speech import HotWords, Hypothesis, ModelInfo, RecognitionConfig
 from perch.core.transcript import Transcript
 
-Deliver = Callable[[Hypothesis], None]
+Deliver = Callable[[Hypothesis | Notice], None]
+"""Takes each hypothesis, and each notice that the client of the session should hear of."""
 _AHEAD = 30 * RATE
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """What another stream needs to take up this one's work: the audio no final covers, and where it begins.
+
+    ``start`` is a position on the session's clock; ``audio`` is 16 kHz mono PCM16 from there to the end of
+    what was accepted.
+    """
+
+    start: int
+    audio: bytes
 
 
 class ASRStream(Protocol):
@@ -51,6 +64,10 @@ class ASRStream(Protocol):
         """Wait until the engine is less than ``samples`` behind."""
         ...
 
+    def state(self) -> StreamState:
+        """What a successor needs. Ask once ``run`` has ended or been cancelled."""
+        ...
+
     async def run(self, deliver: Deliver) -> None:
         """Recognise until everything sent before ``end`` has been answered.
 
@@ -72,8 +89,10 @@ class ASRClient(ABC):
         """What recognises, to be told to clients."""
 
     @abstractmethod
-    def stream(self, config: RecognitionConfig, *, stream_id: str = "") -> ASRStream:
-        """A stream that connects when its ``run`` is awaited."""
+    def stream(
+        self, config: RecognitionConfig, *, stream_id: str = "", state: StreamState | None = None
+    ) -> ASRStream:
+        """A stream that connects when its ``run`` is awaited; with ``state`` it goes on where another ended."""
 
     @abstractmethod
     async def recognize(self, pcm: bytes, config: RecognitionConfig) -> list[Hypothesis]:
@@ -109,9 +128,10 @@ class ASRClient(ABC):
         stream, transcript, outbox = self.stream(wanted), Transcript(), Outbox()
         changed = asyncio.Event()
 
-        def deliver(hypothesis: Hypothesis) -> None:
-            for event in transcript.receive(hypothesis):
-                outbox.push(event)
+        def deliver(heard: Hypothesis | Notice) -> None:
+            if isinstance(heard, Hypothesis):
+                for event in transcript.receive(heard):
+                    outbox.push(event)
             changed.set()
 
         # A task of its own, not a TaskGroup around the yield: a failure must reach the consumer when it

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from perch.asr.base import ASRClient, ASRStream, Deliver
-from perch.core.audio import RATE
+from perch.asr.base import ASRClient, ASRStream, Deliver, StreamState
+from perch.core.audio import RATE, bytes_to_samples
 from perch.core.messages import Backend
 from perch.core.speech import Hypothesis, ModelInfo, RecognitionConfig, Word
 
@@ -26,9 +26,9 @@ _LOUD = 330.0
 class MockTranscriber:
     """Audio in, hypotheses out, no I/O: the whole behaviour of the mock."""
 
-    def __init__(self) -> None:
+    def __init__(self, position: int = 0) -> None:
         self._rest = b""
-        self._position = 0
+        self._position = position
         self._spoken = 0
         self._starts: list[int] = []
         self._quiet = 0
@@ -85,13 +85,17 @@ class MockStream:
 
     lag = 0
 
-    def __init__(self) -> None:
-        self._transcriber = MockTranscriber()
+    def __init__(self, state: StreamState | None = None) -> None:
+        self._transcriber = MockTranscriber(0 if state is None else state.start)
+        self._end = 0 if state is None else state.start
         self._said: list[Hypothesis] = []
         self._more = asyncio.Event()
         self._ended = False
+        if state is not None:
+            self.send(state.audio)
 
     def send(self, pcm: bytes) -> None:
+        self._end += bytes_to_samples(len(pcm))
         self._said.extend(self._transcriber.feed(pcm))
         self._more.set()
 
@@ -103,6 +107,9 @@ class MockStream:
         self._said.extend(self._transcriber.finish())
         self._ended = True
         self._more.set()
+
+    def state(self) -> StreamState:
+        return StreamState(self._end, b"")
 
     async def room(self, samples: int) -> None:  # noqa: ARG002 - the mock is never behind
         return
@@ -125,8 +132,14 @@ class MockASRClient(ASRClient):
     def backend(self) -> Backend:
         return Backend("mock", MODEL, "Mock mode: the words are made up; no speech is recognised.")
 
-    def stream(self, config: RecognitionConfig, *, stream_id: str = "") -> ASRStream:  # noqa: ARG002
-        return MockStream()
+    def stream(
+        self,
+        config: RecognitionConfig,  # noqa: ARG002
+        *,
+        stream_id: str = "",  # noqa: ARG002
+        state: StreamState | None = None,
+    ) -> ASRStream:
+        return MockStream(state)
 
     async def recognize(self, pcm: bytes, config: RecognitionConfig) -> list[Hypothesis]:  # noqa: ARG002
         transcriber = MockTranscriber()

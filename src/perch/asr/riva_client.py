@@ -12,13 +12,13 @@ import grpc.aio
 
 from perch import errors
 from perch.asr.attempt import Attempt, AttemptTimeouts
-from perch.asr.base import ASRClient, ASRStream
+from perch.asr.base import ASRClient, ASRStream, StreamState
 from perch.asr.call import GrpcAioCall
 from perch.asr.channels import ChannelConfig, Channels
 from perch.asr.mock import MockASRClient
 from perch.asr.pool import EndpointPool, PoolConfig
 from perch.asr.stream import ResumableStream, StreamConfig
-from perch.core.messages import Backend
+from perch.core.messages import Backend, Notice
 from perch.core.speech import Endpointing, Hypothesis, ModelInfo, RecognitionConfig
 from perch.riva import convert, wire
 from perch.riva.proto import GET_CONFIG, RECOGNIZE, asr
@@ -74,7 +74,9 @@ class RivaASRClient(ASRClient):
     def pool(self) -> EndpointPool:
         return self._pool
 
-    def stream(self, config: RecognitionConfig, *, stream_id: str = "") -> ASRStream:
+    def stream(
+        self, config: RecognitionConfig, *, stream_id: str = "", state: StreamState | None = None
+    ) -> ASRStream:
         wanted = self._completed(config)
 
         @asynccontextmanager
@@ -82,7 +84,7 @@ class RivaASRClient(ASRClient):
             async with self._attempt(wanted, stream_id) as attempt:
                 yield attempt
 
-        return ResumableStream(open_attempt, self._config.stream)
+        return ResumableStream(open_attempt, self._config.stream, state)
 
     async def recognize(self, pcm: bytes, config: RecognitionConfig) -> list[Hypothesis]:
         """Recognise a whole recording; an engine without an offline model is given it as a stream."""
@@ -162,8 +164,12 @@ class RivaASRClient(ASRClient):
                 await stream.room(10 * step)
             stream.end()
 
+        def collect(heard: Hypothesis | Notice) -> None:
+            if isinstance(heard, Hypothesis) and heard.is_final:
+                finals.append(heard)
+
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(stream.run(lambda h: finals.append(h) if h.is_final else None))
+            tasks.create_task(stream.run(collect))
             tasks.create_task(feed())
         return finals
 

@@ -20,7 +20,7 @@ from tenacity import (
 
 from perch import errors
 from perch.asr.attempt import Attempt
-from perch.asr.base import Deliver
+from perch.asr.base import Deliver, StreamState
 from perch.core.audio import samples_to_seconds
 from perch.core.replay import ReplayWindow, WindowFull
 from perch.core.speech import Hypothesis, Word
@@ -47,10 +47,14 @@ class StreamConfig:
 class ResumableStream:
     """An ``ASRStream`` over a Riva-compatible engine."""
 
-    def __init__(self, open_attempt: OpenAttempt, config: StreamConfig) -> None:
+    def __init__(
+        self, open_attempt: OpenAttempt, config: StreamConfig, state: StreamState | None = None
+    ) -> None:
         self._open_attempt = open_attempt
         self._config = config
-        self._window = ReplayWindow(config.spool_bytes)
+        self._window = ReplayWindow(config.spool_bytes, 0 if state is None else state.start)
+        if state is not None and state.audio:
+            self._window.append(state.audio)
         self._finalize_at: list[int] = []
         self._ended = False
         self._more = asyncio.Event()
@@ -82,6 +86,9 @@ class ResumableStream:
     def end(self) -> None:
         self._ended = True
         self._more.set()
+
+    def state(self) -> StreamState:
+        return StreamState(self._window.start, self._window.unfinalised())
 
     async def room(self, samples: int) -> None:
         while self._window.waiting >= samples:

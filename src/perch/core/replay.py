@@ -21,14 +21,12 @@ class ReplayWindow:
         start ≤ sent ≤ end        [start, sent) can be replayed, [sent, end) waits to be sent
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, start: int = 0) -> None:
         self._max_bytes = max_bytes
         self._chunks: deque[bytes] = deque()
         self._next = 0  # index into _chunks of the first chunk not sent yet
         self._bytes = 0
-        self.start = 0
-        self.sent = 0
-        self.end = 0
+        self.start = self.sent = self.end = start
         self.forgotten = 0
         """Samples that no final covered when they left the window: lost to any replay."""
 
@@ -75,6 +73,10 @@ class ReplayWindow:
         """Forget the chunks that end at or before ``position``: a final covers them."""
         while self._next and self.start + bytes_to_samples(len(self._chunks[0])) <= position:
             self._drop_first()
+
+    def unfinalised(self) -> bytes:
+        """All audio held: what no final covers yet."""
+        return b"".join(self._chunks)
 
     def rewind(self) -> int:
         """Begin sending again from ``start``, and return that position."""

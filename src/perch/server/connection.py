@@ -18,7 +18,7 @@ from perch import errors
 from perch.asr.base import ASRClient, ASRStream
 from perch.audio.decode import StreamDecoder
 from perch.core.audio import bytes_to_samples, samples_to_seconds
-from perch.core.messages import Audio, Command, Event, Final, Finalize, Partial, Start, Stop
+from perch.core.messages import Audio, Command, Event, Final, Finalize, Notice, Partial, Start, Stop
 from perch.core.session import Session, State
 from perch.core.speech import Hypothesis
 from perch.observability.metrics import Metrics
@@ -218,8 +218,11 @@ class Connection:
 
     # --- engine → client -----------------------------------------------------------------------------
 
-    def _deliver(self, hypothesis: Hypothesis) -> None:
-        self._session.receive_hypothesis(hypothesis)
+    def _deliver(self, heard: Hypothesis | Notice) -> None:
+        if isinstance(heard, Notice):
+            self._session.receive_notice(heard.code, heard.message)
+        else:
+            self._session.receive_hypothesis(heard)
         self._writer.flush()
 
     def _sent(self, event: Event) -> None:
