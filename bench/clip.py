@@ -5,12 +5,9 @@ All streams and both roads send the same frames, so an event of one is an event 
 
 from collections.abc import Iterator, Sequence
 from itertools import cycle
-from typing import Literal
 
 from perch.audio.tones import Timing, synthesise
 from perch.core.audio import BYTES_PER_SAMPLE, RATE
-
-Audio = Literal["speech", "silence"]
 
 FRAME_S = 0.1
 FRAME_BYTES = round(FRAME_S * RATE) * BYTES_PER_SAMPLE
@@ -24,18 +21,16 @@ _SENTENCES = (
 _TIMING = Timing(pause_s=1.4, tail_s=1.1)  # longer than the silence that ends an utterance
 
 
-def frames(audio: Audio) -> list[bytes]:
+def frames() -> list[bytes]:
     """One round of the clip: whole frames, each sentence followed by enough silence to end it."""
     pcm = synthesise(_SENTENCES, _TIMING)
     pcm += bytes(-len(pcm) % FRAME_BYTES)
-    if audio == "silence":
-        pcm = bytes(len(pcm))
     return [pcm[position : position + FRAME_BYTES] for position in range(0, len(pcm), FRAME_BYTES)]
 
 
 def sentence_s() -> float:
     """How long one sentence lasts, its pause included: the period after which events come back."""
-    return len(frames("speech")) * FRAME_S / len(_SENTENCES)
+    return len(frames()) * FRAME_S / len(_SENTENCES)
 
 
 def endless(prepared: Sequence[bytes]) -> Iterator[bytes]:

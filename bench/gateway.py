@@ -9,7 +9,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.clip import Audio
 from bench.figures import Results, Round, failures
 from bench.job import Job, Outcome, Road
 from bench.processes import ROOT, ProcessFailed, Server, engine, gateway, generate
@@ -42,22 +41,24 @@ class Bench:
     gateway: Server
     console: Console
 
-    async def rounds(self, count: int, streams: int, seconds: float, *, silence: bool) -> list[Round]:
+    async def rounds(self, count: int, streams: int, seconds: float, *, finals_only: bool) -> list[Round]:
         """Direct, gateway, direct, gateway …: noise that lasts longer than a phase meets both roads."""
-        return [await self._round(streams, seconds, silence=silence) for _ in range(count)]
+        return [await self._round(streams, seconds, finals_only=finals_only) for _ in range(count)]
 
-    async def _round(self, streams: int, seconds: float, *, silence: bool) -> Round:
+    async def _round(self, streams: int, seconds: float, *, finals_only: bool) -> Round:
         return Round(
             await self._phase("direct", streams, seconds),
             await self._phase("gateway", streams, seconds),
-            await self._phase("gateway", streams, seconds, "silence") if silence else None,
+            await self._phase("gateway", streams, seconds, partials=False) if finals_only else None,
         )
 
-    async def _phase(self, road: Road, streams: int, seconds: float, audio: Audio = "speech") -> Outcome:
-        self.console.print(f"[dim]{streams} streams of {audio}, {road}, {seconds:g} s …[/]")
+    async def _phase(self, road: Road, streams: int, seconds: float, *, partials: bool = True) -> Outcome:
+        self.console.print(
+            f"[dim]{streams} streams, {road}, {seconds:g} s{'' if partials else ', finals only'} …[/]"
+        )
         address = self.gateway.address if road == "gateway" else self.engine.address
         watch = {"gateway": self.gateway.pid, "engine": self.engine.pid}
-        return await generate(Job(road, address, streams, seconds, audio, watch))
+        return await generate(Job(road, address, streams, seconds, partials, watch))
 
 
 async def measure(plan: Plan, console: Console) -> Results:
@@ -88,11 +89,13 @@ async def measure(plan: Plan, console: Console) -> Results:
 
 async def _measure_load(bench: Bench, plan: Plan, results: Results) -> None:
     if plan.cpu_streams:
-        results.cpu = await bench.rounds(plan.rounds, plan.cpu_streams, plan.seconds, silence=True)
+        results.cpu = await bench.rounds(plan.rounds, plan.cpu_streams, plan.seconds, finals_only=True)
     if plan.latency_streams == plan.cpu_streams:
         results.latency = results.cpu
     elif plan.latency_streams:
-        results.latency = await bench.rounds(plan.rounds, plan.latency_streams, plan.seconds, silence=False)
+        results.latency = await bench.rounds(
+            plan.rounds, plan.latency_streams, plan.seconds, finals_only=False
+        )
 
 
 def plan_of(arguments: argparse.Namespace) -> Plan:

@@ -53,7 +53,7 @@ async def run(job: Job) -> Outcome:
 @asynccontextmanager
 async def _connecting(job: Job) -> AsyncIterator[Connect]:
     if job.road == "gateway":
-        yield lambda: websocket_client.connect(job.address)
+        yield lambda: websocket_client.connect(job.address, partials=job.partials)
         return
     async with grpc_client.connections(job.address) as connections:
         yield connections.connect
@@ -71,7 +71,7 @@ async def _open(connect: Connect, count: int) -> list[Stream]:
 
 async def _measure(job: Job, streams: list[Stream]) -> Outcome:
     client = websocket_client if job.road == "gateway" else grpc_client
-    prepared = [client.audio_frame(pcm) for pcm in frames(job.audio)]
+    prepared = [client.audio_frame(pcm) for pcm in frames()]
     first = perf_counter() + 0.1
     measured_from = first + sentence_s() + _WARM_UP_S
     until = measured_from + job.seconds + _AFTER_S

@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from bench.clip import Audio
 from bench.events import Heard
 
 Road = Literal["direct", "gateway"]
@@ -19,7 +18,7 @@ class Job:
         address: ``host:port`` of whichever it is.
         streams: How many at the same time.
         seconds: How long to measure, once all of them run.
-        audio: Words, or silence, which no event answers.
+        partials: False asks the gateway to leave them out.
         watch: Processes whose CPU time is measured, by name.
     """
 
@@ -27,7 +26,7 @@ class Job:
     address: str
     streams: int
     seconds: float
-    audio: Audio = "speech"
+    partials: bool = True
     watch: dict[str, int] = field(default_factory=dict)
 
 

@@ -72,7 +72,7 @@ async def measure_idle(server: Server, sessions: int) -> IdleMemory:
     Raises:
         StreamFailed: The gateway refused one.
     """
-    audio = [websocket_client.audio_frame(pcm) for pcm in frames("speech")[:_ENGINE_FRAMES]]
+    audio = [websocket_client.audio_frame(pcm) for pcm in frames()[:_ENGINE_FRAMES]]
     await _first_session(server, audio)
     empty = await _settled_mib(server)
     streams: list[WebSocketStream] = []
@@ -98,7 +98,7 @@ async def measure_growth(server: Server, *, sessions: int, minutes: float, pace:
     Raises:
         StreamFailed: One of them broke off.
     """
-    audio = [websocket_client.audio_frame(pcm) for pcm in frames("speech")]
+    audio = [websocket_client.audio_frame(pcm) for pcm in frames()]
     streams = [await websocket_client.connect(server.address) for _ in range(sessions)]
     start = perf_counter()
     until = start + minutes * 60

@@ -11,6 +11,7 @@ from bench.job import Outcome
 from bench.latency import percentile
 from bench.plot import Axis, Line, cdf, plot
 from rich.console import Console
+from rich.markup import escape as markup
 from rich.table import Table
 
 _STYLE = """
@@ -57,9 +58,9 @@ def show(results: Results, console: Console) -> None:
     console.print(table)
     console.print(_context())
     for warning in warnings(results):
-        console.print(f"[yellow]doubt:[/] {warning}")
+        console.print(f"[yellow]doubt:[/] {markup(warning)}")
     for failure in failures(results):
-        console.print(f"[bold red]failed:[/] {failure}", markup=True)
+        console.print(f"[bold red]failed:[/] {markup(failure)}")
 
 
 def _cells(figure: Figure) -> tuple[str, ...]:

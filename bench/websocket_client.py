@@ -44,18 +44,16 @@ def audio_frame(pcm: bytes) -> bytes:
     return client_frame(_BINARY, pcm)
 
 
-_START = client_frame(
-    _TEXT, orjson.dumps({"type": "start", "config": {"sample_rate": 16_000, "encoding": "pcm16"}})
-)
 _STOP = client_frame(_TEXT, orjson.dumps({"type": "stop"}))
 
 
 class WebSocketStream(asyncio.Protocol):
     """One session. ``heard`` grows by every text message: when it came, and what it was."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, *, partials: bool) -> None:
         self.heard: list[tuple[float, bytes]] = []
         self._host = host
+        self._start = {"sample_rate": 16_000, "encoding": "pcm16", "partials": partials}
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
@@ -143,7 +141,7 @@ class WebSocketStream(asyncio.Protocol):
         self._upgraded = True
         self._buffer = rest
         assert self._transport is not None
-        self._transport.write(_START)
+        self._transport.write(client_frame(_TEXT, orjson.dumps({"type": "start", "config": self._start})))
         return True
 
     def _next(self) -> tuple[int, bytes] | None:
@@ -178,7 +176,7 @@ class WebSocketStream(asyncio.Protocol):
             self._first.set_exception(StreamFailed(reason))
 
 
-async def connect(address: str) -> WebSocketStream:
+async def connect(address: str, *, partials: bool = True) -> WebSocketStream:
     """A session at ``host:port``, ready for audio.
 
     Raises:
@@ -187,6 +185,8 @@ async def connect(address: str) -> WebSocketStream:
     """
     host, _, port = address.rpartition(":")
     loop = asyncio.get_running_loop()
-    _, stream = await loop.create_connection(lambda: WebSocketStream(address), host, int(port))
+    _, stream = await loop.create_connection(
+        lambda: WebSocketStream(address, partials=partials), host, int(port)
+    )
     await stream.open()
     return stream
