@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -95,4 +96,4 @@ def test_the_page_shows_every_figure_and_both_plots(output: Path, measured: dict
     page = (output / "bench.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 2
     for figure in measured["figures"].values():
-        assert f"<td>{figure['name']}<td" in page
+        assert f"<td>{escape(figure['name'])}<td" in page
