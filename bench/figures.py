@@ -20,6 +20,8 @@ _LATENCY_STREAMS, _CPU_STREAMS = 50, 100
 
 _LATE_MS = 5.0
 _BUSY = 0.7
+_OTHERS = 0.3  # cores
+_APART = 2.0  # between rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ def warnings(results: Results) -> list[str]:
         for road, outcome in outcomes(results)
         for problem in _doubts(outcome)
     ]
+    found += _disagreements(results)
     if results.growth is not None and results.growth.lagged:
         found.append(f"recognition fell behind at pace {results.growth.pace:g}: lower --pace")
     return found
@@ -264,7 +267,18 @@ def _doubts(outcome: Outcome) -> list[str]:
         found.append(f"the generator sent frames {outcome.late_ms[1]:.0f} ms late (p99): the machine is busy")
     if busy > _BUSY:
         found.append(f"the generator used {busy:.0%} of a core: it is part of what is measured")
+    others = outcome.cpu_s["others"] / outcome.seconds
+    if others > _OTHERS:
+        found.append(f"processes that are not of the benchmark used {others:.1f} cores")
     return found
+
+
+def _disagreements(results: Results) -> list[str]:
+    return [
+        f"{figure.name}: the rounds disagree, so it is noise more than anything"
+        for figure in figures(results)
+        if len(figure.spread) > 1 and not 0 < max(figure.spread) <= _APART * min(figure.spread)
+    ]
 
 
 def _mean(key: str, name: str, values: Sequence[float], unit: str, target: float | None = None) -> Figure:

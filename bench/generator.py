@@ -152,7 +152,10 @@ class _Meter:
 
     def _cpu(self) -> dict[str, float]:
         times = {name: process.cpu_times() for name, process in self._processes.items()}
-        return {name: used.user + used.system for name, used in times.items()}
+        ours = {name: used.user + used.system for name, used in times.items()}
+        machine = psutil.cpu_times()
+        busy = sum(machine) - machine.idle - machine.iowait - machine.guest - machine.guest_nice
+        return ours | {"others": busy - sum(ours.values())}
 
 
 class _Within:

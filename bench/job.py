@@ -48,7 +48,7 @@ class Outcome:
         end: When it ended.
         frames: Frames sent between the two.
         messages: Messages received between the two, of any kind.
-        cpu_s: CPU seconds between the two, of the generator and of every process watched.
+        cpu_s: CPU seconds between the two, of the generator, of every process watched, and of all others.
         late_ms: How late frames were sent (p50, p99): more than a few ms is a generator without CPU.
         lag_ms: How late the generator's event loop woke up (p50, p99).
         failures: Why streams failed; empty in a good run.

@@ -161,6 +161,7 @@ def _generator(road: str, outcome: Outcome) -> dict[str, Any]:
         "streams": len(outcome.streams),
         "seconds": round(outcome.seconds, 2),
         "cpu_share": round(outcome.cpu_s["generator"] / outcome.seconds, 3),
+        "cores_used_by_others": round(outcome.cpu_s["others"] / outcome.seconds, 3),
         "late_ms_p50_p99": [round(ms, 2) for ms in outcome.late_ms],
         "loop_lag_ms_p50_p99": [round(ms, 2) for ms in outcome.lag_ms],
         "frames": outcome.frames,

@@ -13,7 +13,7 @@ def outcome(*streams: StreamLog, start: float = 0.0, end: float = 100.0) -> Outc
         end=end,
         frames=sum(len(log.sent) for log in streams),
         messages=sum(len(log.heard) for log in streams),
-        cpu_s={"generator": 0.0},
+        cpu_s={"generator": 0.0, "others": 0.0},
         late_ms=(0.0, 0.0),
         lag_ms=(0.0, 0.0),
         failures=[],
