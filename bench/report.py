@@ -15,7 +15,7 @@ from rich.markup import escape as markup
 from rich.table import Table
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 48rem; margin: 2rem auto; padding: 0 1rem; color: #1c1917 }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c1917 }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 table { border-collapse: collapse; width: 100% }
 td, th { padding: .3rem .6rem; border-bottom: 1px solid #e7e5e4; text-align: left }
@@ -124,15 +124,20 @@ def _latency_plot(results: Results) -> list[str]:
     if not results.latency:
         return []
     both = all_latencies(results.latency)
-    longest = 1.2 * max(percentile(both.direct_ms, 99), percentile(both.gateway_ms, 99), 1.0)
+    longest = 2.0 * max(percentile(both.direct_ms, 95), percentile(both.gateway_ms, 95), 1.0)
     lines = [
-        Line(f"direct gRPC ({len(both.direct_ms)} events)", cdf(both.direct_ms)),
-        Line(f"through the gateway ({len(both.gateway_ms)} events)", cdf(both.gateway_ms)),
+        Line(f"direct gRPC ({len(both.direct_ms)} events)", _up_to(longest, cdf(both.direct_ms))),
+        Line(f"through the gateway ({len(both.gateway_ms)} events)", _up_to(longest, cdf(both.gateway_ms))),
     ]
     return [
         f"<h2>Latency of partials and finals, {both.streams} streams</h2>",
         plot("Latency", Axis("ms after the frame was sent", 0, longest), Axis("% of events", 0, 100), lines),
     ]
+
+
+def _up_to(longest: float, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Without the far end of a long tail, which would press all else against the axis."""
+    return [point for point in points if point[0] <= longest]
 
 
 def _resident_plot(results: Results) -> list[str]:
