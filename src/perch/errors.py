@@ -18,6 +18,7 @@
     │   └── ModelUnavailable   model_unavailable: names the models that exist
     ├── EngineFault            the recogniser failed; retryable unless its configuration is at fault
     │   ├── EngineUnavailable  engine_unavailable
+    │   │   └── EngineIdle     engine_unavailable, after too long a silence
     │   ├── EngineTimeout      engine_timeout
     │   ├── EngineFull         engine_full
     │   ├── EngineRefused      engine_refused: credentials or permissions between gateway and engine
@@ -120,6 +121,10 @@ class EngineFault(PerchError):
 
 class EngineUnavailable(EngineFault):
     code = "engine_unavailable"
+
+
+class EngineIdle(EngineUnavailable):
+    """The engine forgot a stream that was quiet for too long; nothing is wrong with it."""
 
 
 class EngineTimeout(EngineFault):

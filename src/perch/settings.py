@@ -120,7 +120,9 @@ class Settings(BaseSettings):
     )
     riva_timeout_ms: int = Field(10_000, ge=100, description="Deadline of the RPCs that are not streams.")
     riva_connect_timeout_ms: int = Field(5_000, ge=100, description="Deadline for connecting a stream.")
-    riva_max_retries: int = Field(3, ge=0, description="How often opening a stream is tried again.")
+    riva_outage_s: float = Field(
+        30.0, gt=0, description="How long a stream looks for a working engine before it is given up."
+    )
     riva_retry_delay_ms: int = Field(
         200, ge=1, description="Delay before the first retry; it doubles, with jitter."
     )
@@ -223,7 +225,7 @@ class Settings(BaseSettings):
             timeouts=AttemptTimeouts(connect_s=self.riva_connect_timeout_ms / 1000),
             stream=StreamConfig(
                 spool_bytes=self.perch_spool_bytes,
-                max_attempts=self.riva_max_retries + 1,
+                outage_s=self.riva_outage_s,
                 retry_delay_s=self.riva_retry_delay_ms / 1000,
             ),
         )

@@ -45,8 +45,20 @@ def test_after_a_rewind_only_uncovered_audio_is_sent_again() -> None:
         window.append(chunk(100, fill))
     window.take(10_000)
     window.trim(250)
-    assert window.rewind() == 200
-    assert window.take(10_000) == chunk(100, 2) + chunk(100, 3)
+    assert window.rewind() == 250
+    assert window.take(10_000) == chunk(50, 2) + chunk(100, 3)
+
+
+def test_what_was_sent_is_kept_only_up_to_the_replay_horizon() -> None:
+    window = ReplayWindow(10_000, max_replay_bytes=400)
+    for fill in range(5):
+        window.append(chunk(100, fill))
+    assert window.waiting == 500, "what waits is not bounded by the horizon"
+    window.take(10_000)
+    assert window.size == 400
+    assert window.forgotten == 300
+    window.trim(window.start)
+    assert window.forgotten == 0
 
 
 def test_a_trim_never_forgets_what_was_not_sent() -> None:

@@ -21,7 +21,7 @@ from perch.server.config import GatewayConfig
 from perch.server.lifecycle import drain
 
 SPEECH = synthesise(["open the door"])
-QUICK = StreamConfig(max_attempts=2, retry_delay_s=0.01, max_retry_delay_s=0.02)
+QUICK = StreamConfig(outage_s=0.5, full_s=0.1, retry_delay_s=0.01, max_retry_delay_s=0.05)
 
 
 def client_of(address: str, **config: object) -> RivaASRClient:

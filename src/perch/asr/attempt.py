@@ -6,7 +6,7 @@ its attempts together, so that no frame pays for a timer.
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -26,22 +26,36 @@ class AttemptTimeouts:
     """For the engine to take one message, once connected."""
     first_response_s: float = 30.0
     """From the first audio to any response at all."""
+    response_s: float = 60.0
+    """From audio to any response, once there was one."""
     finish_s: float = 60.0
     """Between responses once the audio has ended."""
+    idle_s: float = 20.0
+    """Without audio, until ``on_idle`` is called: Riva forgets a stream after 60 s of nothing."""
 
 
 class Attempt:
     """One call. One task may write while another reads."""
 
-    def __init__(self, call: Call, timeouts: AttemptTimeouts, *, diarized: bool) -> None:
+    def __init__(
+        self,
+        call: Call,
+        timeouts: AttemptTimeouts,
+        *,
+        diarized: bool,
+        on_answered: Callable[[], None] = lambda: None,
+    ) -> None:
         self.responses = 0
+        self.on_idle: Callable[[], None] = lambda: None
         self._call = call
         self._timeouts = timeouts
         self._diarized = diarized
+        self._on_answered = on_answered
         self._failure: errors.PerchError | None = None
         self._writing_since: float | None = None
         self._waiting_since: float | None = None
         self._half_closed = False
+        self._written_at = time.monotonic()
 
     async def open(self, config_request: bytes) -> None:
         """Connect and send the configuration."""
@@ -63,8 +77,9 @@ class Attempt:
                 await self._call.write(request)
         finally:
             self._writing_since = None
+        self._written_at = time.monotonic()
         if self._waiting_since is None:
-            self._waiting_since = time.monotonic()
+            self._waiting_since = self._written_at
 
     async def half_close(self) -> None:
         """Tell the engine that no audio will follow."""
@@ -80,8 +95,9 @@ class Attempt:
         if response is None:
             return None
         self.responses += 1
-        if self._half_closed:
-            self._waiting_since = time.monotonic()
+        if self.responses == 1:
+            self._on_answered()
+        self._waiting_since = time.monotonic() if self._half_closed else None
         if not response:
             return []
         return convert.hypotheses_from_proto(
@@ -89,11 +105,14 @@ class Attempt:
         )
 
     def check(self, now: float) -> None:
-        """Fail the call if it has made no progress for too long."""
+        """Fail the call if it has made no progress for too long; say so if it has been idle."""
         if self._writing_since is not None and now - self._writing_since > self._timeouts.write_s:
             self.abort(errors.EngineTimeout("The speech engine stopped taking audio."))
         elif self._waiting_since is not None and now - self._waiting_since > self._patience():
             self.abort(errors.EngineTimeout("The speech engine stopped answering."))
+        elif now - self._written_at > self._timeouts.idle_s and not self._half_closed:
+            self._written_at = now
+            self.on_idle()
 
     def cancel(self) -> None:
         """Free the call. Safe at any time, more than once."""
@@ -109,7 +128,7 @@ class Attempt:
     def _patience(self) -> float:
         if self._half_closed:
             return self._timeouts.finish_s
-        return self._timeouts.first_response_s if self.responses == 0 else float("inf")
+        return self._timeouts.response_s if self.responses else self._timeouts.first_response_s
 
     @contextmanager
     def _aborted(self) -> Iterator[None]:

@@ -1,18 +1,20 @@
 """Which endpoint the next attempt goes to: decided without waiting for anything.
 
 Each endpoint has a circuit breaker (closed → open after ``fail_max`` failures in a row → half-open after
-``reset_timeout_s``, when one attempt is let through to find out). Only failures that say something about
-the endpoint count; a client's bad configuration does not.
+``reset_timeout_s``, when one attempt is let through to find out). Only what says something about the endpoint
+counts: its first answer closes the breaker, its own failures open it, a client's bad configuration does
+neither.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pybreaker
 
 from perch import errors
+from perch.core.speech import ModelInfo, RecognitionConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +34,52 @@ class Endpoint:
     address: str
     breaker: pybreaker.CircuitBreaker
     active: int = 0
-    probing: bool = field(default=False)
+    probing: bool = False
+    serving: bool = True
+    """False when it failed last time; such an endpoint is the last choice."""
+    models: tuple[ModelInfo, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.address}: {self.active} active, breaker {self.breaker.current_state}>"
 
+    def suits(self, config: RecognitionConfig) -> bool:
+        """Whether its models, as far as they are known, include what ``config`` asks for."""
+        return not self.models or any(
+            (not config.model or model.name == config.model)
+            and (not config.language or not model.languages or config.language in model.languages)
+            for model in self.models
+            if model.streaming
+        )
+
 
 def counts_against_endpoint(error: BaseException) -> bool:
     """Whether ``error`` is a sign that the endpoint itself is unwell."""
-    return isinstance(error, errors.EngineUnavailable | errors.EngineTimeout | errors.EngineFailed)
+    unwell = errors.EngineUnavailable | errors.EngineTimeout | errors.EngineFailed
+    return isinstance(error, unwell) and not isinstance(error, errors.EngineIdle)
 
 
 class EndpointPool:
-    """Endpoints with their load and breakers; least loaded first."""
+    """Endpoints with their load and breakers: those that serve the model first, then the least loaded."""
 
     def __init__(self, addresses: Sequence[str], config: PoolConfig | None = None) -> None:
+        self._config = config or PoolConfig()
+        self.endpoints: list[Endpoint] = []
+        self.update(addresses)
+
+    def update(self, addresses: Sequence[str]) -> list[Endpoint]:
+        """Use ``addresses`` from now on; return the endpoints that are no longer among them."""
         if not addresses:
             raise ValueError("an endpoint pool needs at least one address")
-        self._config = config or PoolConfig()
-        self.endpoints = [Endpoint(address, self._breaker(address)) for address in addresses]
+        before = {endpoint.address: endpoint for endpoint in self.endpoints}
+        added = {a: Endpoint(a, self._breaker(a)) for a in addresses if a not in before}
+        known = before | added
+        self.endpoints = [known[address] for address in dict.fromkeys(addresses)]
+        return [endpoint for address, endpoint in before.items() if address not in addresses]
 
     @contextmanager
-    def lease(self, *, avoid: Endpoint | None = None) -> Iterator[Endpoint]:
+    def lease(
+        self, config: RecognitionConfig | None = None, *, avoid: Endpoint | None = None
+    ) -> Iterator[Endpoint]:
         """Count one more stream on the best endpoint for as long as the block runs.
 
         ``avoid`` is used only if there is no other.
@@ -62,37 +88,31 @@ class EndpointPool:
             EngineUnavailable: Every breaker is open.
             EngineFull: Every endpoint that is not has its fill of streams.
         """
-        endpoint = self._choose(avoid)
+        endpoint = self._choose(config or RecognitionConfig(), avoid)
         endpoint.active += 1
+        probing = endpoint.breaker.current_state != pybreaker.STATE_CLOSED
+        endpoint.probing |= probing
         try:
             yield endpoint
         finally:
             endpoint.active -= 1
+            if probing:
+                endpoint.probing = False
 
-    @contextmanager
-    def connecting(self, endpoint: Endpoint) -> Iterator[None]:
-        """Wraps the opening of a connection, whose outcome moves the breaker."""
-        endpoint.probing = True
-        try:
-            with endpoint.breaker.calling():
-                yield
-        except pybreaker.CircuitBreakerError as error:
-            raise errors.EngineUnavailable(
-                "The speech engine is failing; it is left alone for a moment.",
-                retry_after=self._config.reset_timeout_s,
-            ) from error.__cause__
-        finally:
-            endpoint.probing = False
+    def answered(self, endpoint: Endpoint) -> None:
+        """``endpoint`` is well."""
+        endpoint.serving = True
+        with suppress(pybreaker.CircuitBreakerError):
+            endpoint.breaker.call(_nothing)
 
     def failed(self, endpoint: Endpoint, error: errors.PerchError) -> None:
-        """Count a failure that came after the connection stood."""
-        if counts_against_endpoint(error) and endpoint.breaker.current_state == pybreaker.STATE_CLOSED:
-            try:
+        """Something went wrong with ``endpoint``; count it if it is the endpoint's fault."""
+        if counts_against_endpoint(error):
+            endpoint.serving = False
+            with suppress(errors.PerchError, pybreaker.CircuitBreakerError):
                 endpoint.breaker.call(_raise, error)
-            except (errors.PerchError, pybreaker.CircuitBreakerError):
-                return
 
-    def _choose(self, avoid: Endpoint | None) -> Endpoint:
+    def _choose(self, config: RecognitionConfig, avoid: Endpoint | None) -> Endpoint:
         usable = [endpoint for endpoint in self.endpoints if self._usable(endpoint)]
         if not usable:
             raise errors.EngineUnavailable(
@@ -101,28 +121,30 @@ class EndpointPool:
         roomy = [endpoint for endpoint in usable if endpoint.active < self._config.max_streams]
         if not roomy:
             raise errors.EngineFull("Every speech engine is at its limit of streams.", retry_after=1.0)
-        return min(roomy, key=lambda endpoint: (endpoint is avoid, endpoint.active))
+
+        def rank(endpoint: Endpoint) -> tuple[bool, bool, bool, int]:
+            return not endpoint.serving, endpoint is avoid, not endpoint.suits(config), endpoint.active
+
+        return min(roomy, key=rank)
 
     def _usable(self, endpoint: Endpoint) -> bool:
-        state = endpoint.breaker.current_state
-        if state == pybreaker.STATE_CLOSED:
+        if endpoint.breaker.current_state == pybreaker.STATE_CLOSED:
             return True
         if endpoint.probing:
             return False  # one probe at a time
-        opened_at = endpoint.breaker._state_storage.opened_at  # noqa: SLF001 - pybreaker has no public view of it
-        return (
-            opened_at is None
-            or (datetime.now(UTC) - opened_at).total_seconds() >= self._config.reset_timeout_s
-        )
+        opened_at = endpoint.breaker._state_storage.opened_at  # noqa: SLF001 - pybreaker shows it nowhere else
+        if opened_at is None:
+            return True
+        return (datetime.now(UTC) - opened_at).total_seconds() >= self._config.reset_timeout_s
 
     def _breaker(self, address: str) -> pybreaker.CircuitBreaker:
-        excluded: list[Callable[[BaseException], bool]] = [lambda error: not counts_against_endpoint(error)]
         return pybreaker.CircuitBreaker(
-            fail_max=self._config.fail_max,
-            reset_timeout=self._config.reset_timeout_s,
-            exclude=excluded,
-            name=address,
+            fail_max=self._config.fail_max, reset_timeout=self._config.reset_timeout_s, name=address
         )
+
+
+def _nothing() -> None:
+    return
 
 
 def _raise(error: errors.PerchError) -> None:

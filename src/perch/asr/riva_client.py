@@ -16,7 +16,7 @@ from perch.asr.base import ASRClient, ASRStream, StreamState
 from perch.asr.call import GrpcAioCall
 from perch.asr.channels import ChannelConfig, Channels
 from perch.asr.mock import MockASRClient
-from perch.asr.pool import EndpointPool, PoolConfig
+from perch.asr.pool import Endpoint, EndpointPool, PoolConfig
 from perch.asr.stream import ResumableStream, StreamConfig
 from perch.core.messages import Backend, Notice
 from perch.core.speech import Endpointing, Hypothesis, ModelInfo, RecognitionConfig
@@ -59,9 +59,7 @@ class RivaASRClient(ASRClient):
     def __init__(self, config: RivaConfig | None = None) -> None:
         self._config = config or RivaConfig()
         self._pool = EndpointPool(self._config.endpoints, self._config.pool)
-        self._channels = {
-            endpoint: Channels(endpoint.address, self._config.channel) for endpoint in self._pool.endpoints
-        }
+        self._channels: dict[Endpoint, Channels] = {}
         self._metadata = _metadata(self._config)
         self._attempts: set[Attempt] = set()
         self._watchdog: asyncio.Task[None] | None = None
@@ -78,10 +76,11 @@ class RivaASRClient(ASRClient):
         self, config: RecognitionConfig, *, stream_id: str = "", state: StreamState | None = None
     ) -> ASRStream:
         wanted = self._completed(config)
+        failed: list[Endpoint] = []  # the one this stream saw fail last, to be tried after all others
 
         @asynccontextmanager
         async def open_attempt() -> AsyncIterator[Attempt]:
-            async with self._attempt(wanted, stream_id) as attempt:
+            async with self._attempt(wanted, stream_id, failed) as attempt:
                 yield attempt
 
         return ResumableStream(open_attempt, self._config.stream, state)
@@ -96,13 +95,28 @@ class RivaASRClient(ASRClient):
             return await self._recognize_streaming(pcm, config)
 
     async def models(self) -> list[ModelInfo]:
-        response = await self._unary(
-            GET_CONFIG,
-            asr.RivaSpeechRecognitionConfigRequest(),
-            asr.RivaSpeechRecognitionConfigResponse.FromString,
-            self._config.rpc_timeout_s,
-        )
-        return convert.models_from_proto(response)
+        """Ask every endpoint, and remember which of them serve what; the answers together."""
+        endpoints = list(self._pool.endpoints)
+        problems = [p for p in await asyncio.gather(*map(self._check, endpoints)) if p is not None]
+        if len(problems) == len(endpoints):
+            raise problems[0]
+        listed = {(model.name, model.streaming): model for e in endpoints if e.serving for model in e.models}
+        return list(listed.values())
+
+    async def _check(self, endpoint: Endpoint) -> errors.PerchError | None:
+        """Whether ``endpoint`` serves, and what; the problem if it does not."""
+        try:
+            response = await self._unary(
+                endpoint,
+                GET_CONFIG,
+                asr.RivaSpeechRecognitionConfigRequest(),
+                asr.RivaSpeechRecognitionConfigResponse.FromString,
+                self._config.rpc_timeout_s,
+            )
+        except errors.PerchError as error:
+            return error
+        endpoint.models = tuple(convert.models_from_proto(response))
+        return None
 
     async def aclose(self) -> None:
         if self._watchdog is not None:
@@ -115,23 +129,39 @@ class RivaASRClient(ASRClient):
     # --- streaming -----------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _attempt(self, config: RecognitionConfig, stream_id: str) -> AsyncIterator[Attempt]:
+    async def _attempt(
+        self, config: RecognitionConfig, stream_id: str, failed: list[Endpoint]
+    ) -> AsyncIterator[Attempt]:
         """A connected, configured attempt; watched while it lasts and freed at the end, whatever happens."""
         self._watch()
-        with self._pool.lease() as endpoint, self._channels[endpoint].lease() as channel:
+        avoid = failed[-1] if failed else None
+        with (
+            self._pool.lease(config, avoid=avoid) as endpoint,
+            self._channels_of(endpoint).lease() as channel,
+        ):
             call = GrpcAioCall(channel.recognize(metadata=self._metadata))
-            attempt = Attempt(call, self._config.timeouts, diarized=config.max_speakers is not None)
+            attempt = Attempt(
+                call,
+                self._config.timeouts,
+                diarized=config.max_speakers is not None,
+                on_answered=lambda: self._pool.answered(endpoint),
+            )
             self._attempts.add(attempt)
             try:
-                with self._pool.connecting(endpoint):
-                    await attempt.open(wire.config_request(config, stream_id))
+                await attempt.open(wire.config_request(config, stream_id))
                 yield attempt
-            except errors.PerchError as error:
+            except errors.EngineFault as error:
                 self._pool.failed(endpoint, error)
+                failed[:] = [endpoint]
                 raise
             finally:
                 self._attempts.discard(attempt)
                 attempt.cancel()
+
+    def _channels_of(self, endpoint: Endpoint) -> Channels:
+        if endpoint not in self._channels:
+            self._channels[endpoint] = Channels(endpoint.address, self._config.channel)
+        return self._channels[endpoint]
 
     def _watch(self) -> None:
         if self._watchdog is None:
@@ -148,9 +178,14 @@ class RivaASRClient(ASRClient):
 
     async def _recognize_offline(self, pcm: bytes, config: RecognitionConfig) -> list[Hypothesis]:
         request = asr.RecognizeRequest(config=convert.config_to_proto(config), audio=pcm)
-        response = await self._unary(
-            RECOGNIZE, request, asr.RecognizeResponse.FromString, self._config.recognize_timeout_s
-        )
+        with self._pool.lease(config) as endpoint:
+            response = await self._unary(
+                endpoint,
+                RECOGNIZE,
+                request,
+                asr.RecognizeResponse.FromString,
+                self._config.recognize_timeout_s,
+            )
         return convert.offline_from_proto(response, diarized=config.max_speakers is not None)
 
     async def _recognize_streaming(self, pcm: bytes, config: RecognitionConfig) -> list[Hypothesis]:
@@ -173,16 +208,21 @@ class RivaASRClient(ASRClient):
             tasks.create_task(feed())
         return finals
 
-    async def _unary(self, method: str, request: Any, parse: Callable[[bytes], Any], timeout_s: float) -> Any:
-        with self._pool.lease() as endpoint, self._channels[endpoint].lease() as channel:
+    async def _unary(
+        self, endpoint: Endpoint, method: str, request: Any, parse: Callable[[bytes], Any], timeout_s: float
+    ) -> Any:
+        with self._channels_of(endpoint).lease() as channel:
             rpc = channel.grpc.unary_unary(
                 method, request_serializer=lambda m: m.SerializeToString(), response_deserializer=parse
             )
-            with self._pool.connecting(endpoint):
-                try:
-                    return await rpc(request, timeout=timeout_s, metadata=self._metadata)
-                except grpc.aio.AioRpcError as error:
-                    raise error_from_status(Status(error.code(), error.details() or "")) from error
+            try:
+                response = await rpc(request, timeout=timeout_s, metadata=self._metadata)
+            except grpc.aio.AioRpcError as failure:
+                error = error_from_status(Status(failure.code(), failure.details() or ""))
+                self._pool.failed(endpoint, error)
+                raise error from failure
+        self._pool.answered(endpoint)
+        return response
 
     def _completed(self, config: RecognitionConfig) -> RecognitionConfig:
         """What the client did not choose, chosen."""

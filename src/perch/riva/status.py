@@ -47,7 +47,7 @@ class Status:
 def error_from_status(status: Status) -> errors.PerchError:
     """The error a failed RPC means. Only configuration errors carry the engine's own words to the client."""
     if IDLE_SEQUENCE_TEXT in status.details.lower():
-        return errors.EngineUnavailable("The speech engine closed an idle stream.")
+        return errors.EngineIdle("The speech engine closed an idle stream.")
     if any(text in status.details.lower() for text in _MODEL_TEXTS):
         return errors.ModelUnavailable(status.details.strip())
     kind = _BY_STATUS.get(status.code, errors.EngineFailed)
