@@ -208,7 +208,8 @@ def errors_tables() -> str:
 
 
 def _errors_table(family: type[errors.PerchError]) -> str:
-    rows = [_error(kind) for kind in _leaves(family)]
+    kinds = {kind.code: kind for kind in _leaves(family)}  # two may share a code: clients see no difference
+    rows = [_error(kind) for kind in kinds.values()]
     return _table(("Code", "Try again?", "HTTP", "Close code", "Meaning", "What to do"), rows)
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from docs.pages import PAGES, ROOT, first_column, read, section
 from perch import errors
+from perch.asr.stream import StreamConfig
+from perch.core.audio import samples_to_bytes, seconds_to_samples
 from perch.core.messages import Limits
 from perch.core.outbox import Outbox
 from perch.protocols import native, settings
@@ -104,6 +106,16 @@ def test_every_key_of_the_configuration_is_described_and_no_other() -> None:
         assert f"`{key}`" in keys
 
 
+def test_every_notice_is_described_and_no_other() -> None:
+    source = "".join(read(path) for part in ("asr", "core", "server") for path in _modules(part))
+    sent = set(re.findall(r"\b(?:Notice|notify|receive_notice)\(\s*\"(\w+)\"", source))
+    assert set(first_column(section(PROTOCOL, "Notices"))) == sent
+
+
+def _modules(part: str) -> list[Path]:
+    return sorted((ROOT / "src/perch" / part).glob("*.py"))
+
+
 def test_every_limit_told_to_clients_is_named() -> None:
     text = section(PROTOCOL, "Limits")
     assert all(f"`{name}`" in text for name in Limits.__slots__)
@@ -113,6 +125,7 @@ def test_every_limit_told_to_clients_is_named() -> None:
     ("what", "number"),
     [
         ("PERCH_SPOOL_BYTES", Limits().spool_bytes),
+        ("asr/stream.py", samples_to_bytes(seconds_to_samples(StreamConfig().replay_s))),
         ("PERCH_MAX_MESSAGE_BYTES", Limits().max_message_bytes),
         ("core/outbox.py", Outbox()._max_events),
         ("server/outgoing.py", _HIGH_WATER),
