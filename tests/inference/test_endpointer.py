@@ -107,8 +107,8 @@ def test_values_that_are_not_positive_mean_the_default(unset: int | None) -> Non
 
 
 def test_inside_an_utterance_a_lower_probability_still_counts_as_speech() -> None:
-    assert run(speech(10) + [0.4] * 40 + silence(30)) == [Begin(0), End(50 * FRAME)]
-    assert run([0.4] * 40) == []
+    assert run(speech(10) + [0.25] * 40 + silence(30)) == [Begin(0), End(50 * FRAME)]
+    assert run([0.25] * 40) == []
 
 
 def test_a_long_utterance_is_cut_at_its_least_probable_late_frame() -> None:

@@ -63,12 +63,12 @@ class Defaults:
     start_threshold: float = 0.2
     stop_history_ms: int = 800
     stop_threshold: float = 0.98
-    onset: float = 0.5
+    onset: float = 0.3
     """A frame at least this probable counts as speech while no utterance is open."""
-    offset: float = 0.35
+    offset: float = 0.2
     """A frame at least this probable counts as speech inside an utterance."""
-    pre_roll_ms: int = 300
-    post_roll_ms: int = 300
+    pre_roll_ms: int = 500
+    post_roll_ms: int = 500
     max_utterance: int = 15 * RATE
     """Samples. A longer utterance is cut in two."""
     cut_window_ms: int = 2000
