@@ -19,7 +19,7 @@ def chromium() -> str:
     path = os.environ.get("PERCH_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if path:
         return path
-    reason = "no Chromium: install Debian's chromium, or name one in PERCH_CHROMIUM"
+    reason = "no Chromium: install Debian's chromium and libatomic1, or name one in PERCH_CHROMIUM"
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
