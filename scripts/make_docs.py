@@ -260,6 +260,9 @@ def _json_type(field: dict[str, Any], definitions: dict[str, Any]) -> str:
     if "$ref" in field:
         target = field["$ref"].rpartition("/")[2]
         return "(seconds)" if target == "seconds" else _json_type(definitions[target], definitions)
+    if "oneOf" in field:
+        kinds = [_json_type(option, definitions).strip("()") for option in field["oneOf"]]
+        return f"({' or '.join(kinds)})"
     if "const" in field:
         return f"= `{json.dumps(field['const'])}`"
     if "enum" in field:
