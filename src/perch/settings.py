@@ -303,7 +303,7 @@ def _secrets_from_files(environment: Mapping[str, str], problems: list[str]) -> 
 def _unknown(environment: Mapping[str, str]) -> list[str]:
     """A misspelt setting is an error, not a default."""
     known = {name.upper() for name in Settings.model_fields} | {f"{name.upper()}_FILE" for name in _SECRETS}
-    known.add("PERCH_ENGINE_API_KEY")  # read by perch engine itself
+    known |= {"PERCH_ENGINE_API_KEY", "PERCH_API_KEY"}  # read by perch engine and perch transcribe
     allowed_prefixes = ("PERCH_LOAD_", "PERCH_BENCH_", "PERCH_TEST_")
     return [
         f"{name}: there is no such setting"

@@ -23,7 +23,7 @@ START_FLAG = (
         (grpc.StatusCode.UNIMPLEMENTED, "", errors.EngineRefused),
         (grpc.StatusCode.NOT_FOUND, "Function not found", errors.ModelUnavailable),
         (grpc.StatusCode.INVALID_ARGUMENT, "sample rate", errors.BadConfig),
-        (grpc.StatusCode.INVALID_ARGUMENT, START_FLAG, errors.EngineUnavailable),
+        (grpc.StatusCode.INVALID_ARGUMENT, START_FLAG, errors.EngineIdle),
         (
             grpc.StatusCode.INVALID_ARGUMENT,
             "Error: Unavailable model requested. Lang: ru-RU, Type: online",

@@ -6,8 +6,7 @@ its attempts together, so that no frame pays for a timer.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from perch import errors
@@ -35,7 +34,15 @@ class AttemptTimeouts:
 
 
 class Attempt:
-    """One call. One task may write while another reads."""
+    """One call. One task may write while another reads.
+
+    Args:
+        call: The call, not yet connected.
+        timeouts: How long it may make no progress.
+        diarized: Whether speaker tags mean anything.
+        nothing_new: The serialised response that says so: most are, and need no parsing.
+        on_answered: Called with the first response.
+    """
 
     def __init__(
         self,
@@ -43,6 +50,7 @@ class Attempt:
         timeouts: AttemptTimeouts,
         *,
         diarized: bool,
+        nothing_new: bytes = b"",
         on_answered: Callable[[], None] = lambda: None,
     ) -> None:
         self.responses = 0
@@ -50,6 +58,7 @@ class Attempt:
         self._call = call
         self._timeouts = timeouts
         self._diarized = diarized
+        self._nothing_new = nothing_new
         self._on_answered = on_answered
         self._failure: errors.PerchError | None = None
         self._writing_since: float | None = None
@@ -61,20 +70,22 @@ class Attempt:
         """Connect and send the configuration."""
         try:
             async with asyncio.timeout(self._timeouts.connect_s):
-                with self._aborted():
-                    await self._call.connect()
+                await self._call.connect()
         except TimeoutError as error:
             raise errors.EngineUnavailable(
                 "The speech engine did not accept a connection in time."
             ) from error
+        except (errors.PerchError, asyncio.CancelledError) as error:
+            raise self._reason(error) from error.__cause__
         await self.write(config_request)
 
     async def write(self, request: bytes) -> None:
         """Send one serialised request, waiting as long as the engine's flow control does."""
         self._writing_since = time.monotonic()
         try:
-            with self._aborted():
-                await self._call.write(request)
+            await self._call.write(request)
+        except (errors.PerchError, asyncio.CancelledError) as error:
+            raise self._reason(error) from error.__cause__
         finally:
             self._writing_since = None
         self._written_at = time.monotonic()
@@ -85,20 +96,24 @@ class Attempt:
         """Tell the engine that no audio will follow."""
         self._half_closed = True
         self._waiting_since = time.monotonic()
-        with self._aborted():
+        try:
             await self._call.half_close()
+        except (errors.PerchError, asyncio.CancelledError) as error:
+            raise self._reason(error) from error.__cause__
 
     async def read(self) -> list[Hypothesis] | None:
         """The next response's hypotheses (often none), or None at the end of the stream."""
-        with self._aborted():
+        try:
             response = await self._call.read()
+        except (errors.PerchError, asyncio.CancelledError) as error:
+            raise self._reason(error) from error.__cause__
         if response is None:
             return None
         self.responses += 1
         if self.responses == 1:
             self._on_answered()
         self._waiting_since = time.monotonic() if self._half_closed else None
-        if not response:
+        if response == self._nothing_new or not response:
             return []
         return convert.hypotheses_from_proto(
             asr.StreamingRecognizeResponse.FromString(response), diarized=self._diarized
@@ -130,15 +145,9 @@ class Attempt:
             return self._timeouts.finish_s
         return self._timeouts.response_s if self.responses else self._timeouts.first_response_s
 
-    @contextmanager
-    def _aborted(self) -> Iterator[None]:
-        """Raise what ``abort`` was given, in place of what it did to the call.
+    def _reason(self, error: errors.PerchError | asyncio.CancelledError) -> BaseException:
+        """What ``abort`` was given, in place of what it did to the call.
 
         A call we cancelled looks like a cancelled task from inside it.
         """
-        try:
-            yield
-        except (errors.PerchError, asyncio.CancelledError):
-            if self._failure is not None:
-                raise self._failure from None
-            raise
+        return self._failure or error

@@ -76,8 +76,10 @@ class GrpcAioCall:
             await self._call.done_writing()
 
     async def read(self) -> bytes | None:
-        with _statuses():
+        try:
             response = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise _error(error) from error
         if response is grpc.aio.EOF:
             return None
         message: bytes = response
@@ -92,6 +94,10 @@ def _statuses() -> Iterator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        raise error_from_status(Status(error.code(), error.details() or "")) from error
+        raise _error(error) from error
     except asyncio.InvalidStateError as error:
         raise errors.EngineUnavailable("The speech engine ended the stream.") from error
+
+
+def _error(failure: grpc.aio.AioRpcError) -> errors.PerchError:
+    return error_from_status(Status(failure.code(), failure.details() or ""))

@@ -144,6 +144,7 @@ class RivaASRClient(ASRClient):
                 call,
                 self._config.timeouts,
                 diarized=config.max_speakers is not None,
+                nothing_new=wire.nothing_new(stream_id),
                 on_answered=lambda: self._pool.answered(endpoint),
             )
             self._attempts.add(attempt)

@@ -8,6 +8,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from perch.audio.files import decode_file, probe
@@ -71,10 +72,16 @@ async def run(args: argparse.Namespace) -> int:
     if mistake:
         print(f"perch transcribe: {mistake}", file=sys.stderr)
         return USAGE
-    async with _recogniser(args) as recognise:
-        if args.mic:
-            return await _microphone(args, recognise)
-        statuses = [await _recording(args, recognise, name) for name in args.files]
+    from perch.settings import InvalidSettings
+
+    try:
+        async with _recogniser(args) as recognise:
+            if args.mic:
+                return await _microphone(args, recognise)
+            statuses = [await _recording(args, recognise, name) for name in args.files]
+    except InvalidSettings as invalid:
+        print(f"perch transcribe: {invalid}", file=sys.stderr)
+        return USAGE
     return max(statuses)
 
 
@@ -114,21 +121,19 @@ async def _server(args: argparse.Namespace) -> AsyncIterator[Recognise]:
 
 @asynccontextmanager
 async def _engine(args: argparse.Namespace, address: str) -> AsyncIterator[Recognise]:
-    from perch.asr.channels import ChannelConfig
-    from perch.asr.riva_client import RivaASRClient, RivaConfig
+    """Straight to an engine, with the gateway's own settings for one (RIVA_SSL, RIVA_API_KEY, …)."""
+    from perch import settings
+    from perch.asr.riva_client import RivaASRClient
 
-    channel = ChannelConfig(tls=args.ca is not None, root_cert=args.ca)
-    endpoints = tuple(_with_port(part.strip()) for part in address.split(",") if part.strip())
-    client = RivaASRClient(RivaConfig(endpoints=endpoints, channel=channel, api_key=_api_key(args)))
+    riva = settings.load(riva_host=address, riva_api_key=args.api_key or None).riva()
+    if args.ca is not None:
+        riva = replace(riva, channel=replace(riva.channel, root_cert=args.ca))
+    client = RivaASRClient(riva)
     config = RecognitionConfig(language=args.language, model=args.model)
     try:
         yield lambda audio: client.stream_transcribe(audio, RATE, hotwords=_hotwords(args), config=config)
     finally:
         await client.aclose()
-
-
-def _with_port(address: str) -> str:
-    return address if ":" in address else f"{address}:50051"
 
 
 def _api_key(args: argparse.Namespace) -> str:

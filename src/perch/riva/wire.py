@@ -43,6 +43,15 @@ def config_request(config: RecognitionConfig, request_id: str) -> bytes:
     return serialised
 
 
+def nothing_new(request_id: str) -> bytes:
+    """The serialised response that answers a message with no results: at most the echoed id."""
+    message = asr.StreamingRecognizeResponse()
+    if request_id:
+        message.id.value = request_id
+    serialised: bytes = message.SerializeToString()
+    return serialised
+
+
 def _force_eou_request() -> bytes:
     message = asr.StreamingRecognizeRequest(audio_content=b"", runtime_config={"force_eou": "true"})
     serialised: bytes = message.SerializeToString()
