@@ -1,0 +1,15 @@
+"""What a process makes once and keeps is made before anything is counted."""
+
+import pytest_asyncio
+
+from engines import scripted_engine
+from gateways import gateway, transcribe
+from perch.asr.riva_client import RivaASRClient, RivaConfig
+
+
+@pytest_asyncio.fixture
+async def warm() -> None:
+    """One session over the whole road: imports are done, gRPC's poller runs, caches are filled."""
+    async with scripted_engine() as engine:
+        async with gateway(RivaASRClient(RivaConfig(endpoints=(engine.address,)))) as at:
+            await transcribe(at, [bytes(3200)])
