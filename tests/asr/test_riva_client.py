@@ -15,7 +15,7 @@ from perch import errors
 from perch.asr.attempt import AttemptTimeouts
 from perch.asr.channels import ChannelConfig
 from perch.asr.pool import PoolConfig
-from perch.asr.riva_client import RivaASRClient, RivaConfig, make_asr_client
+from perch.asr.riva_client import RivaASRClient, RivaConfig
 from perch.asr.stream import StreamConfig
 from perch.audio.tones import synthesise
 from perch.core.messages import Final, Partial
@@ -409,7 +409,7 @@ def write_wav(path: Path, pcm: bytes) -> None:
 
 
 async def test_mock_mode_is_the_same_interface_and_labels_itself() -> None:
-    mock = make_asr_client(mock_mode=True)
+    mock = RivaASRClient(mock_mode=True)
     loud = (b"\x00\x40\x00\xc0" * 800) * 10
     events = [event async for event in mock.stream_transcribe(pieces(loud + bytes(32_000)), 16_000)]
     assert events[-1].is_final

@@ -6,7 +6,7 @@ from ssl import SSLContext
 
 from aiohttp import web
 
-from perch.asr.riva_client import make_asr_client
+from perch.asr.riva_client import RivaASRClient
 from perch.observability.metrics import Metrics
 from perch.observability.tracing import Tracing
 from perch.server.app import STREAM_PATH, build_app
@@ -35,7 +35,7 @@ async def mock_gateway(
 ) -> AsyncIterator[str]:
     """The gateway, recognising made-up words."""
     settings = GatewayConfig(tls=None, **config)  # type: ignore[arg-type]
-    client = make_asr_client(mock_mode=True)
+    client = RivaASRClient(mock_mode=True)
     app = build_app(settings, client, metrics or Metrics(), tracing or Tracing(None))
     async with listening(app, ssl_context) as host:
         yield host

@@ -114,8 +114,8 @@ class ASRClient(ABC):
         self,
         audio_iter: AsyncIterable[bytes],
         sample_rate: int,
+        enable_partials: bool = True,  # noqa: FBT001, FBT002 - as the interface is known
         *,
-        enable_partials: bool = True,
         hotwords: Sequence[str | HotWords] = (),
         config: RecognitionConfig | None = None,
     ) -> AsyncIterator[Partial | Final]:

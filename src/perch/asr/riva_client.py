@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import grpc.aio
@@ -54,9 +54,18 @@ class RivaConfig:
 
 
 class RivaASRClient(ASRClient):
-    """An ``ASRClient`` over grpc.aio. Make it on the event loop that uses it, and ``aclose`` it."""
+    """An ``ASRClient`` over gRPC. Make it on the event loop that uses it, and ``aclose`` it.
 
-    def __init__(self, config: RivaConfig | None = None) -> None:
+    Args:
+        config: Where Riva is and how to talk to it.
+        mock_mode: Make a ``MockASRClient`` instead, which has the same interface and needs no Riva.
+    """
+
+    def __new__(cls, config: RivaConfig | None = None, *, mock_mode: bool = False) -> Self:  # noqa: ARG004
+        return MockASRClient() if mock_mode else super().__new__(cls)  # type: ignore[return-value]
+
+    def __init__(self, config: RivaConfig | None = None, *, mock_mode: bool = False) -> None:
+        del mock_mode  # __new__ has seen to it
         self._config = config or RivaConfig()
         self._pool = EndpointPool(self._config.endpoints, self._config.pool)
         self._channels: dict[Endpoint, Channels] = {}
@@ -239,8 +248,3 @@ class RivaASRClient(ASRClient):
 def _metadata(config: RivaConfig) -> tuple[tuple[str, str], ...]:
     bearer = (("authorization", f"Bearer {config.api_key}"),) if config.api_key else ()
     return (*bearer, *((key.lower(), value) for key, value in config.metadata))
-
-
-def make_asr_client(config: RivaConfig | None = None, *, mock_mode: bool = False) -> ASRClient:
-    """The client ``config`` describes, or the mock."""
-    return MockASRClient() if mock_mode else RivaASRClient(config)

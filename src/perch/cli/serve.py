@@ -10,7 +10,7 @@ import uvloop
 
 from perch import errors, settings
 from perch.asr.base import ASRClient
-from perch.asr.riva_client import make_asr_client
+from perch.asr.riva_client import RivaASRClient
 from perch.observability.logging import configure_logging
 from perch.observability.metrics import Metrics
 from perch.observability.tracing import ExporterMissing, Tracing, otlp_provider
@@ -91,10 +91,10 @@ async def _serve(loaded: settings.Settings) -> int:
 
 def _client(loaded: settings.Settings, engine: EngineProcess | None) -> ASRClient:
     if engine is not None:
-        return make_asr_client(loaded.riva(endpoint=engine.address))
+        return RivaASRClient(loaded.riva(endpoint=engine.address))
     if loaded.backend() == "mock":
-        return make_asr_client(mock_mode=True)
-    return make_asr_client(loaded.riva())
+        return RivaASRClient(mock_mode=True)
+    return RivaASRClient(loaded.riva())
 
 
 async def _engine(loaded: settings.Settings, stack: AsyncExitStack) -> EngineProcess:
