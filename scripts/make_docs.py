@@ -31,7 +31,7 @@ SCHEMA = REFERENCE / "native-events.schema.json"
 
 _GROUPS = {
     "The gateway's address and access": ("perch_host", "asr_enabled"),
-    "Limits": ("perch_max_sessions", "perch_drain_s"),
+    "Limits": ("perch_max_sessions", "perch_max_parked"),
     "The engine beside the gateway": ("perch_engine_recogniser", "perch_engine_slots"),
     "Riva or Speech NIM": ("riva_host", "riva_streams_per_channel"),
     "Logs and traces": ("perch_log_level", "perch_otlp_endpoint"),

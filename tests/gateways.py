@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
@@ -38,7 +39,15 @@ class Gateway:
 async def gateway(client: ASRClient, config: GatewayConfig | None = None) -> AsyncIterator[Gateway]:
     """Serve ``build_app`` on a free port."""
     config = replace(config or GatewayConfig(), host="127.0.0.1", port=0, tls=None)
-    app = build_app(config, client, Metrics(), Tracing(None))
+    with TemporaryDirectory(prefix="perch-test-") as folder:
+        if config.state_dir == GatewayConfig().state_dir:
+            config = replace(config, state_dir=Path(folder))
+        async with _serving(build_app(config, client, Metrics(), Tracing(None))) as at:
+            yield at
+
+
+@asynccontextmanager
+async def _serving(app: web.Application) -> AsyncIterator[Gateway]:
     runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:

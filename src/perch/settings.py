@@ -18,7 +18,7 @@ from perch.asr.riva_client import RivaConfig
 from perch.asr.stream import StreamConfig
 from perch.core.messages import Backend, Limits, SessionConfig
 from perch.core.speech import RecognitionConfig
-from perch.server.config import AdmissionConfig, GatewayConfig, TlsConfig
+from perch.server.config import AdmissionConfig, GatewayConfig, ResumeConfig, TlsConfig
 
 _SECRETS = ("perch_api_keys", "riva_api_key", "riva_metadata")
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
@@ -45,7 +45,9 @@ class Settings(BaseSettings):
         None, description="Certificate chain (PEM). Unset: a self-signed one is made."
     )
     perch_tls_key: Path | None = Field(None, description="Private key of the certificate (PEM).")
-    perch_state_dir: Path = Field(Path(".perch"), description="Where the self-signed certificate is kept.")
+    perch_state_dir: Path = Field(
+        Path(".perch"), description="For the self-signed certificate and sessions between processes."
+    )
     perch_insecure: bool = Field(False, description="Allow listening beyond loopback without API keys.")
     perch_api_keys: str = Field("", description="API keys clients may use, separated by commas.")
     perch_allowed_origins: str = Field(
@@ -82,6 +84,13 @@ class Settings(BaseSettings):
     )
     perch_drain_s: float = Field(
         20.0, ge=0, description="Seconds that open sessions get to finish on SIGTERM."
+    )
+
+    perch_resume_ttl_s: float = Field(
+        30.0, ge=0, description="Seconds a session waits for a client that lost its socket; 0 keeps none."
+    )
+    perch_max_parked: int = Field(
+        100, ge=1, description="Sessions waiting so at the same time; beyond it the longest waiting one ends."
     )
 
     perch_engine_recogniser: str = Field(
@@ -197,6 +206,7 @@ class Settings(BaseSettings):
             admission=AdmissionConfig(
                 self.perch_max_sessions, self.perch_max_sessions_per_key, self.perch_max_sessions_per_address
             ),
+            resume=ResumeConfig(self.perch_resume_ttl_s, self.perch_max_parked),
             drain_s=self.perch_drain_s,
         )
 

@@ -14,7 +14,7 @@ from perch.asr.mock import MockASRClient
 from perch.asr.riva_client import RivaASRClient, RivaConfig
 from perch.audio.tones import synthesise
 from perch.core.messages import Backend, Limits
-from perch.server.config import AdmissionConfig, GatewayConfig
+from perch.server.config import AdmissionConfig, GatewayConfig, ResumeConfig
 
 SILENCE = bytes(2 * 16_000)
 WORDS = "open the door"
@@ -256,7 +256,8 @@ async def test_a_client_that_says_nothing_is_closed() -> None:
 
 
 async def test_an_abrupt_disconnect_frees_the_session_and_its_engine_stream() -> None:
-    async with scripted_engine(slots=1) as engine, gateway(client_of(engine.address)) as at:
+    unkept = GatewayConfig(resume=ResumeConfig(ttl_s=0))
+    async with scripted_engine(slots=1) as engine, gateway(client_of(engine.address), unkept) as at:
         for _ in range(5):
             async with at.client.ws_connect(at.ws) as socket:
                 await socket.send_bytes(tone_words()[:16_000])

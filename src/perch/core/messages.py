@@ -100,6 +100,8 @@ class Ready:
     config: SessionConfig
     limits: Limits
     resume: ResumeOffer | None = None
+    received: int = 0
+    """Samples, in the client's own rate, that are safe here: a client that resumes goes on from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,7 @@ class Notice:
 
     code: str
     message: str
+    resume: ResumeOffer | None = None
 
 
 @dataclass(frozen=True, slots=True)

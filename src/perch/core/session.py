@@ -7,8 +7,12 @@ client's mistake, and nothing changes::
                       │ audio, finalize, ping                          ▲
                       │ (and start, to replace an implicit one)        │
                       └──────────────── failure ───────────────────────┘
+
+A session outlives the socket it began on: ``receive_resume`` takes it up on another, ``snapshot`` and
+``restored`` in another process.
 """
 
+from dataclasses import dataclass
 from enum import Enum, auto
 
 from perch import errors
@@ -33,9 +37,9 @@ from perch.core.messages import (
     Start,
     Stop,
 )
-from perch.core.outbox import Outbox, OutboxFull
+from perch.core.outbox import EventsForgotten, Outbox, OutboxFull, SentEvents
 from perch.core.speech import Hypothesis
-from perch.core.transcript import Transcript
+from perch.core.transcript import Transcript, TranscriptState
 
 
 class State(Enum):
@@ -68,6 +72,18 @@ _ADVICE = {
 _ACK_EVERY = RATE
 
 
+@dataclass(frozen=True, slots=True)
+class SessionSnapshot:
+    """Everything a session is, but its backend and limits, which are those of the process it is in."""
+
+    state: State
+    config: SessionConfig
+    accepted: int
+    acked: int
+    transcript: TranscriptState
+    sent: SentEvents
+
+
 class Session:
     """The decisions of one session.
 
@@ -88,6 +104,55 @@ class Session:
         self._max_samples = seconds_to_samples(limits.max_session_s)
         self._implicit = False
         self._lag_warned = False
+
+    @classmethod
+    def restored(
+        cls, snapshot: SessionSnapshot, backend: Backend, limits: Limits, resume: ResumeOffer | None
+    ) -> "Session":
+        """The session ``snapshot`` was taken of."""
+        session = cls(backend, limits, resume)
+        session.state, session.config = snapshot.state, snapshot.config
+        session.accepted, session._acked = snapshot.accepted, snapshot.acked
+        session.transcript = Transcript(snapshot.transcript)
+        session.outbox = Outbox(sent=snapshot.sent)
+        return session
+
+    def snapshot(self) -> SessionSnapshot:
+        """For ``restored``. Nothing may be asked of this session afterwards but to say goodbye."""
+        return SessionSnapshot(
+            self.state,
+            self.config,
+            self.accepted,
+            self._acked,
+            self.transcript.state(),
+            self.outbox.all_sent(),
+        )
+
+    @property
+    def is_untouched(self) -> bool:
+        """Nothing was asked of it yet, so another session may take its place."""
+        return self.state is State.NEW or (
+            self.state is State.STREAMING and self._implicit and not self.accepted
+        )
+
+    def receive_resume(self, last_seq: int, received: int) -> None:
+        """A client that has the events up to ``last_seq`` is back: tell it the rest, then where to go on.
+
+        Args:
+            last_seq: The number of the last event it has.
+            received: Samples, in the client's rate, that it need not send again.
+
+        Raises:
+            ResumeUnknown: Too much was missed for all of it to be here.
+        """
+        try:
+            self.outbox.resume_after(last_seq)
+        except EventsForgotten as forgotten:
+            raise errors.ResumeUnknown(
+                "The events since then are no longer kept; start a new session."
+            ) from forgotten
+        if self.state is not State.CLOSED:
+            self.outbox.push(Ready(self._backend, self.config, self._limits, self._resume, received))
 
     def receive_command(self, command: Command) -> None:
         """Check ``command`` against the state table and answer what needs no engine.
@@ -140,7 +205,7 @@ class Session:
                 ) from full
 
     def receive_notice(self, code: str, message: str) -> None:
-        self.outbox.push(Notice(code, message))
+        self.outbox.push(Notice(code, message, self._resume if code == "going_away" else None))
 
     def receive_engine_end(self) -> None:
         """The engine has recognised everything: say so, last of all."""

@@ -4,23 +4,40 @@ A segment is one utterance: partials replace each other until its final. An engi
 a failure may say a final again; it is recognised by position, not by text, and dropped.
 """
 
+from dataclasses import dataclass
+
 from perch.core.messages import Final, Partial, SpeechStarted, UtteranceEnd
 from perch.core.speech import Hypothesis
 
 TranscriptEvent = Partial | Final | SpeechStarted | UtteranceEnd
 
 
+@dataclass(frozen=True, slots=True)
+class TranscriptState:
+    """A transcript so far, for a session that goes on in another process."""
+
+    segments: int = 0
+    covered: int = 0
+    texts: tuple[str, ...] = ()
+    shown: str = ""
+    speaking: bool = False
+
+
 class Transcript:
     """The transcript of one session, built hypothesis by hypothesis."""
 
-    def __init__(self) -> None:
-        self.segments = 0
+    def __init__(self, state: TranscriptState | None = None) -> None:
+        state = state or TranscriptState()
+        self.segments = state.segments
         """Segments finished so far; also the number of the current one."""
-        self.covered = 0
+        self.covered = state.covered
         """The position up to which finals account for the audio."""
-        self._texts: list[str] = []
-        self._shown = ""
-        self._speaking = False
+        self._texts = list(state.texts)
+        self._shown = state.shown
+        self._speaking = state.speaking
+
+    def state(self) -> TranscriptState:
+        return TranscriptState(self.segments, self.covered, tuple(self._texts), self._shown, self._speaking)
 
     @property
     def text(self) -> str:

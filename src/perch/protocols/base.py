@@ -6,7 +6,7 @@ A protocol object belongs to one connection and does no I/O. Adding a dialect ad
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from perch.core.messages import Command, Event, Start
+from perch.core.messages import Command, Event, SessionConfig, Start
 from perch.errors import PerchError
 
 Dumps = Callable[[Mapping[str, Any]], str]
@@ -41,6 +41,10 @@ class WireProtocol(Protocol):
 
     def encode(self, seq: int, event: Event) -> str | None:
         """Translate an event into a text frame, or None if the dialect has no word for it."""
+        ...
+
+    def resumed(self, stream_id: str, config: SessionConfig) -> None:
+        """From here on the connection speaks of the stream it has resumed."""
         ...
 
     def close_code(self, error: PerchError) -> int:

@@ -24,6 +24,7 @@ from perch.core.messages import (
     Pong,
     Ready,
     Resume,
+    ResumeOffer,
     SessionConfig,
     SpeechStarted,
     Start,
@@ -122,6 +123,10 @@ class NativeProtocol:
         body["seq"] = seq
         return self._dumps(body)
 
+    def resumed(self, stream_id: str, config: SessionConfig) -> None:
+        self._common["stream_id"] = stream_id
+        self._words = config.words
+
     def close_code(self, error: PerchError) -> int:
         return CLOSE_CODES.get(error.code, CLOSE_INTERNAL)
 
@@ -199,10 +204,13 @@ def _ready(event: Ready) -> dict[str, Any]:
         "notice": backend.notice or None,
         "config": settings.describe(event.config),
         "limits": {name: getattr(limits, name) for name in limits.__slots__},
-        "resume": None
-        if event.resume is None
-        else {"token": event.resume.token, "ttl_s": event.resume.ttl_s},
+        "resume": _offer(event.resume),
+        "audio_s": round(event.received / event.config.audio.sample_rate, 6),
     }
+
+
+def _offer(offer: ResumeOffer | None) -> dict[str, Any] | None:
+    return None if offer is None else {"token": offer.token, "ttl_s": offer.ttl_s}
 
 
 def _partial(event: Partial) -> dict[str, Any]:
@@ -243,7 +251,10 @@ def _ack(event: Ack) -> dict[str, Any]:
 
 
 def _notice(event: Notice) -> dict[str, Any]:
-    return {"type": "notice", "code": event.code, "message": event.message}
+    described: dict[str, Any] = {"type": "notice", "code": event.code, "message": event.message}
+    if event.resume is not None:
+        described["resume"] = _offer(event.resume)
+    return described
 
 
 def _pong(_: Pong) -> dict[str, Any]:

@@ -1,22 +1,80 @@
-"""Who may open a session now. Decided before the upgrade, so a refused client gets an HTTP answer."""
+"""Who may open a session now. Decided before the upgrade, so a refused client gets an HTTP answer.
+
+A session without a socket keeps its place. Whether a new connection comes to take such a session up is known
+only from its first message, so parked sessions do not count when it is let in: they do when it begins a
+session of its own (``Lease.confirm``).
+"""
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Literal
 
 from perch.errors import AtCapacity, GoingAway
 from perch.server.config import AdmissionConfig
 
+_Scope = tuple[Literal["all", "key", "address"], str]
+
+
+class Lease:
+    """The place of one session. Give it back with ``release``, once or more often."""
+
+    def __init__(self, admission: "Admission", scopes: tuple[_Scope, ...]) -> None:
+        self._admission = admission
+        self._scopes = scopes
+        self._held = True
+        self._parked = False
+        admission.count(scopes, 1)
+
+    def release(self) -> None:
+        if self._held:
+            self._held = False
+            self.unpark()
+            self._admission.count(self._scopes, -1)
+
+    def park(self) -> None:
+        """The session has no socket for now."""
+        if self._held and not self._parked:
+            self._parked = True
+            self._admission.count_parked(self._scopes, 1)
+
+    def unpark(self) -> None:
+        if self._parked:
+            self._parked = False
+            self._admission.count_parked(self._scopes, -1)
+
+    def hand_on(self) -> "Lease":
+        """The same place, for another session in place of the one that held it."""
+        self.release()
+        return Lease(self._admission, self._scopes)
+
+    def confirm(self) -> None:
+        """A session of its own begins.
+
+        Raises:
+            AtCapacity: It was let in only to take up another.
+        """
+        self._admission.check(self._scopes)
+
 
 class Admission:
-    """Counts sessions in total, per key and per address; a lease is taken and given back in one ``with``."""
+    """Counts sessions in total, per key and per address."""
 
     def __init__(self, config: AdmissionConfig) -> None:
         self._config = config
-        self._by_key: Counter[str] = Counter()
-        self._by_address: Counter[str] = Counter()
+        self._taken: Counter[_Scope] = Counter()
+        self._parked: Counter[_Scope] = Counter()
         self._shut = False
-        self.active = 0
+        self._limits = {
+            "all": (config.max_sessions, "The gateway serves as many sessions as it may."),
+            "key": (config.max_sessions_per_key, "This API key has as many sessions open as it may."),
+            "address": (
+                config.max_sessions_per_address,
+                "This address has as many sessions open as it may.",
+            ),
+        }
+
+    @property
+    def active(self) -> int:
+        return self._taken["all", ""]
 
     @property
     def is_open(self) -> bool:
@@ -26,41 +84,39 @@ class Admission:
         """Admit nobody any more: the process is going away."""
         self._shut = True
 
-    @contextmanager
-    def lease(self, key: str, address: str) -> Iterator[None]:
-        """Count one session of ``key`` from ``address`` while the block runs.
+    def lease(self, key: str, address: str) -> Lease:
+        """A place for one session of ``key`` from ``address``.
 
         Raises:
             GoingAway: The gateway is draining.
             AtCapacity: A limit is reached.
         """
-        self._check(key, address)
-        self.active += 1
-        self._by_key[key] += 1
-        self._by_address[address] += 1
-        try:
-            yield
-        finally:
-            self.active -= 1
-            _count_down(self._by_key, key)
-            _count_down(self._by_address, address)
-
-    def _check(self, key: str, address: str) -> None:
-        config = self._config
         if self._shut:
             raise GoingAway("This gateway is shutting down; connect again.", retry_after=1.0)
-        if self.active >= config.max_sessions:
-            self._refuse("The gateway serves as many sessions as it may.")
-        if self._by_key[key] >= config.max_sessions_per_key:
-            self._refuse("This API key has as many sessions open as it may.")
-        if self._by_address[address] >= config.max_sessions_per_address:
-            self._refuse("This address has as many sessions open as it may.")
+        scopes: tuple[_Scope, ...] = (("all", ""), ("key", key), ("address", address))
+        for scope in scopes:
+            self._refuse_beyond(scope, self._taken[scope] - self._parked[scope] + 1)
+        return Lease(self, scopes)
 
-    def _refuse(self, message: str) -> None:
-        raise AtCapacity(f"{message} Try again shortly.", retry_after=self._config.retry_after_s)
+    def check(self, scopes: tuple[_Scope, ...]) -> None:
+        """Raise if there are more sessions than there may be, parked ones included."""
+        for scope in scopes:
+            self._refuse_beyond(scope, self._taken[scope])
+
+    def count(self, scopes: tuple[_Scope, ...], change: int) -> None:
+        _count(self._taken, scopes, change)
+
+    def count_parked(self, scopes: tuple[_Scope, ...], change: int) -> None:
+        _count(self._parked, scopes, change)
+
+    def _refuse_beyond(self, scope: _Scope, wanted: int) -> None:
+        limit, message = self._limits[scope[0]]
+        if wanted > limit:
+            raise AtCapacity(f"{message} Try again shortly.", retry_after=self._config.retry_after_s)
 
 
-def _count_down(counter: Counter[str], name: str) -> None:
-    counter[name] -= 1
-    if not counter[name]:
-        del counter[name]
+def _count(counter: Counter[_Scope], scopes: tuple[_Scope, ...], change: int) -> None:
+    for scope in scopes:
+        counter[scope] += change
+        if not counter[scope]:
+            del counter[scope]

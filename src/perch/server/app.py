@@ -15,18 +15,22 @@ from aiohttp import web
 import perch
 from perch import errors
 from perch.asr.base import ASRClient
-from perch.core.messages import Limits
+from perch.core.messages import Limits, ResumeOffer
 from perch.core.session import Session
 from perch.core.speech import ModelInfo
 from perch.observability.metrics import Metrics
 from perch.observability.tracing import Tracing
 from perch.protocols.native import VERSION, NativeProtocol
-from perch.server.admission import Admission
+from perch.server.admission import Admission, Lease
 from perch.server.auth import KEY_SUBPROTOCOL, Authenticator, check_origin
 from perch.server.config import GatewayConfig
 from perch.server.connection import Connection, Socket
+from perch.server.handoff import Handoff
+from perch.server.live import Engine, Exported, LiveSession
 from perch.server.monitor import EngineMonitor
+from perch.server.resume import Resumption
 from perch.server.sessions import OpenSessions
+from perch.server.siblings import Siblings
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +71,9 @@ class Parts:
     admission: Admission
     authenticator: Authenticator
     monitor: EngineMonitor
+    engine: Engine
+    siblings: Siblings
+    resumption: Resumption
     sessions: OpenSessions = field(default_factory=OpenSessions)
 
 
@@ -80,14 +87,7 @@ def build_app(
     """The gateway as an aiohttp application. It closes ``client`` when it ends."""
     app = web.Application(middlewares=[_errors_as_json], handler_args={"auto_decompress": False})
     app[CONFIG] = config
-    app[PARTS] = Parts(
-        client=client,
-        metrics=metrics,
-        tracing=tracing,
-        admission=Admission(config.admission),
-        authenticator=Authenticator(config.api_keys),
-        monitor=EngineMonitor(client, metrics, config.monitor_s),
-    )
+    app[PARTS] = _parts(config, client, metrics, tracing)
     app.router.add_get(STREAM_PATH, stream)
     app.router.add_get(STREAM_ALIAS, stream)
     app.router.add_get("/health", health)
@@ -101,9 +101,37 @@ def build_app(
         app.router.add_get("/favicon.ico", favicon)
         app.router.add_static("/static/", static)
         app.on_response_prepare.append(_add_page_headers)
-    app.cleanup_ctx.append(_background)
     app.cleanup_ctx.append(_close_client)
+    app.cleanup_ctx.append(_keep_sessions)
+    app.cleanup_ctx.append(_background)
     return app
+
+
+def _parts(config: GatewayConfig, client: ASRClient, metrics: Metrics, tracing: Tracing) -> Parts:
+    monitor = EngineMonitor(client, metrics, config.monitor_s)
+    engine = Engine(client, monitor.doubt)
+    siblings = Siblings(config.state_dir / "run")
+
+    def restore(exported: Exported, new: LiveSession, token: str) -> LiveSession:
+        offer = ResumeOffer(token, config.resume.ttl_s)
+        session = Session.restored(exported.session, monitor.state.backend, config.limits, offer)
+        return new.replaced_by(session, exported, token)
+
+    return Parts(
+        client=client,
+        metrics=metrics,
+        tracing=tracing,
+        admission=Admission(config.admission),
+        authenticator=Authenticator(config.api_keys),
+        monitor=monitor,
+        engine=engine,
+        siblings=siblings,
+        resumption=Resumption(
+            config.resume,
+            Handoff(config.state_dir / "sessions", config.resume.ttl_s, siblings),
+            restore,
+        ),
+    )
 
 
 def static_dir() -> Path | None:
@@ -122,8 +150,10 @@ async def stream(request: web.Request) -> web.StreamResponse:
     """One session. Everything that can be refused is refused before the upgrade."""
     config, parts = request.app[CONFIG], request.app[PARTS]
     principal = _admissible(request)
-    with parts.admission.lease(principal, request.remote or "unknown"):
+    lease = parts.admission.lease(principal, request.remote or "unknown")
+    try:
         if request.headers.get("Upgrade", "").lower() != "websocket":
+            lease.release()
             return _must_upgrade()
         socket = Socket(
             protocols=_offered_subprotocols(request),
@@ -133,59 +163,55 @@ async def stream(request: web.Request) -> web.StreamResponse:
             writer_limit=0,
         )
         await socket.prepare(request)
-        stream_id = request.headers.get("X-Request-ID", "")[:64] or f"st_{secrets.token_hex(8)}"
-        with parts.tracing.stream_span(stream_id, request.headers):
-            await _serve(request, socket, stream_id)
-        return socket
+    except BaseException:
+        lease.release()
+        raise
+    stream_id = request.headers.get("X-Request-ID", "")[:64] or f"st_{secrets.token_hex(8)}"
+    with parts.tracing.stream_span(stream_id, request.headers):
+        await _serve(request, socket, _new_session(request, stream_id, principal, lease))
+    return socket
 
 
-async def _serve(request: web.Request, socket: Socket, stream_id: str) -> None:
+def _new_session(request: web.Request, stream_id: str, principal: str, lease: Lease) -> LiveSession:
+    config, parts = request.app[CONFIG], request.app[PARTS]
+    offer = parts.resumption.offer()
+    return LiveSession(
+        Session(parts.monitor.state.backend, config.limits, offer),
+        parts.engine,
+        parts.metrics,
+        stream_id=stream_id,
+        principal=principal,
+        lease=lease,
+        token="" if offer is None else offer.token,
+        remote=request.remote,
+    )
+
+
+async def _serve(request: web.Request, socket: Socket, live: LiveSession) -> None:
     config, parts = request.app[CONFIG], request.app[PARTS]
     transport = request.transport
     if transport is None:
+        live.drop()
         return
-    backend = parts.monitor.state.backend
-    session = Session(backend, config.limits)
     connection = Connection(
         socket,
         transport,
-        session=session,
+        live=live,
         protocol=NativeProtocol(
-            stream_id,
+            live.stream_id,
             defaults=config.defaults,
             query=_settings_query(request),
-            mock=backend.kind == "mock",
+            mock=parts.client.backend.kind == "mock",
             dumps=_dumps,
         ),
-        client=parts.client,
-        metrics=parts.metrics,
-        stream_id=stream_id,
+        resumption=parts.resumption,
         start_grace_s=config.start_grace_s,
-        on_engine_failure=parts.monitor.doubt,
     )
-    logger = log.bind(backend=backend.kind)
-    logger.info("session_started", remote=request.remote)
-    started = time.monotonic()
     parts.sessions.add(connection)
-    parts.metrics.session_opened()
-    outcome, audio_s, received, segments = "cancelled", 0.0, 0, 0
     try:
-        summary = await connection.run()
-        outcome, audio_s = summary.outcome, summary.audio_s
-        received, segments = summary.received_bytes, summary.segments
+        await connection.run()
     finally:
-        duration = time.monotonic() - started
         parts.sessions.discard(connection)
-        parts.metrics.session_closed(outcome, duration, audio_s)
-        logger.info(
-            "session_ended",
-            outcome=outcome,
-            duration_s=round(duration, 3),
-            audio_s=round(audio_s, 3),
-            bytes=received,
-            segments=segments,
-            rtfx=round(audio_s / duration, 3) if duration else 0.0,
-        )
 
 
 def _admissible(request: web.Request) -> str:
@@ -391,6 +417,19 @@ async def _watch_idle(parts: Parts, limits: Limits) -> None:
                         f"Nothing was received for {limits.idle_timeout_s:g} s; connect again."
                     )
                 )
+
+
+async def _keep_sessions(app: web.Application) -> AsyncIterator[None]:
+    """Hand sessions over to other processes while the app runs; end those that are parked when it ends."""
+    parts = app[PARTS]
+    try:
+        if app[CONFIG].resume.ttl_s > 0:
+            async with parts.siblings.listening(parts.resumption.give):
+                yield
+        else:
+            yield
+    finally:
+        await parts.resumption.aclose()
 
 
 async def _close_client(app: web.Application) -> AsyncIterator[None]:

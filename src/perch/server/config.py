@@ -25,6 +25,14 @@ class AdmissionConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ResumeConfig:
+    """Sessions that lost their socket: for how long and how many are kept. 0 seconds keeps none."""
+
+    ttl_s: float = 30.0
+    max_parked: int = 100
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """The gateway process."""
 
@@ -43,6 +51,7 @@ class GatewayConfig:
     defaults: SessionConfig = field(default_factory=SessionConfig)
     limits: Limits = field(default_factory=Limits)
     admission: AdmissionConfig = field(default_factory=AdmissionConfig)
+    resume: ResumeConfig = field(default_factory=ResumeConfig)
     heartbeat_s: float = 20.0
     start_grace_s: float = 1.0
     """A client that says nothing for this long is told ``ready`` with the defaults."""

@@ -1,38 +1,44 @@
-"""The pump: one WebSocket ↔ protocol ↔ session ↔ ASR stream.
+"""The pump: one WebSocket ↔ protocol ↔ live session.
 
 The only file that knows both a socket and a session. Everything with a rule in it is a call into a pure
-object; here are three tasks in one group: from the client, from the engine, and whatever ends the session
-from outside (idle time, drain).
+object; here are three waits in one group: for the client, for the end of the session, and for whatever ends
+the connection from outside (idle time, drain, the same client on a newer socket).
 """
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import structlog
 from aiohttp import WSMsgType, web
 
 from perch import errors
-from perch.asr.base import ASRClient, ASRStream
-from perch.audio.decode import StreamDecoder
-from perch.core.audio import bytes_to_samples, samples_to_seconds
-from perch.core.messages import Audio, Command, Event, Final, Finalize, Notice, Partial, Start, Stop
-from perch.core.session import Session, State
-from perch.core.speech import Hypothesis
-from perch.observability.metrics import Metrics
+from perch.core.messages import Audio, Command, Finalize, Resume, Stop
+from perch.core.session import State
 from perch.protocols.base import WireProtocol
+from perch.server.live import BROKEN, LiveSession
 from perch.server.outgoing import ClientWriter
+from perch.server.resume import Resumption
 
 log = structlog.get_logger(__name__)
 
 _CLOSE_TIMEOUT_S = 5.0
 _CLOSE_NORMAL = 1000
+_DELIBERATE = {1000, 1001}
+"""Close codes of a client that will not come back: it is done, or its page was left."""
+_UNANSWERED = {None, 1006}
 
 
 class _ClientGone(Exception):
     """The socket closed without ``stop``."""
+
+    def __init__(self, *, deliberately: bool) -> None:
+        super().__init__()
+        self.deliberately = deliberately
+
+
+class _TakenOver(Exception):
+    """The client has come back on another socket."""
 
 
 class Socket(web.WebSocketResponse):
@@ -47,98 +53,86 @@ class Socket(web.WebSocketResponse):
         return await super().close(code=code, message=message, drain=drain)
 
 
-@dataclass(slots=True)
-class Summary:
-    """What a session came to, for the log and the metrics."""
-
-    outcome: str
-    audio_s: float
-    received_bytes: int
-    segments: int
-
-
 class Connection:
-    """One client's session on one socket. Make it, ``await run()``, forget it."""
+    """One socket, and the session that is on it for now. Make it, ``await run()``, forget it."""
 
     def __init__(
         self,
         socket: Socket,
         transport: asyncio.Transport,
         *,
-        session: Session,
+        live: LiveSession,
         protocol: WireProtocol,
-        client: ASRClient,
-        metrics: Metrics,
-        stream_id: str,
+        resumption: Resumption,
         start_grace_s: float,
-        on_engine_failure: Callable[[], None],
     ) -> None:
-        self.last_heard = time.monotonic()
         self._socket = socket
-        self._session = session
+        self._transport = transport
+        self._live = live
         self._protocol = protocol
-        self._client = client
-        self._metrics = metrics
-        self._stream_id = stream_id
+        self._resumption = resumption
         self._start_grace_s = start_grace_s
-        self._on_engine_failure = on_engine_failure
-        self._writer = ClientWriter(socket, transport, session.outbox, protocol, self._sent)
-        self._decoder: StreamDecoder | None = None
-        self._stream: ASRStream | None = None
-        self._needed = asyncio.Event()
+        self._writer = ClientWriter(socket, transport, live.session.outbox, protocol, live.sent)
         self._aborted: asyncio.Future[errors.PerchError] = asyncio.get_running_loop().create_future()
-        self._arrivals: deque[tuple[int, float]] = deque(maxlen=128)
         self._explained: errors.PerchError | None = None
-        self._received = 0
-        self._counted = 0
+        self._taken = False
 
-    async def run(self) -> Summary:
-        """Serve the session to its end, whatever that is; only cancellation is raised."""
+    @property
+    def last_heard(self) -> float:
+        return self._live.last_heard
+
+    async def run(self) -> None:
+        """Serve the session for as long as it is on this socket; only cancellation is raised."""
         self._socket.before_close = self._explain_close
+        self._live.attach(self._writer.flush, self._give_up)
         grace = asyncio.get_running_loop().call_later(self._start_grace_s, self._start_by_default)
-        outcome = "done"
+        outcome: str | None = "cancelled"
         try:
-            await self._serve()
-            await self._close(_CLOSE_NORMAL)
-        except _ClientGone:
-            outcome = "client_gone" if self._explained is None else self._explained.code
-        except errors.PerchError as error:
-            outcome = error.code
-            await self._fail(error)
-        except Exception:
-            outcome = errors.InternalError.code
-            log.exception("session_broke")
-            await self._fail(errors.InternalError("The gateway failed; its log has the details. Try again."))
+            outcome = await self._until_outcome()
         finally:
             grace.cancel()
             self._writer.cancel()
             self._aborted.cancel()
-        return Summary(
-            outcome,
-            samples_to_seconds(self._session.accepted),
-            self._received,
-            self._session.transcript.segments,
-        )
+            if outcome is not None and not self._taken:
+                self._resumption.remove(self._live)
+                await self._live.aclose(outcome)
 
     def notify(self, code: str, message: str) -> None:
         """Tell the client something it need not act on."""
-        if self._session.state is not State.CLOSED:
-            self._session.receive_notice(code, message)
+        if self._live.session.state is not State.CLOSED:
+            self._live.session.receive_notice(code, message)
             self._writer.flush()
 
     def abort(self, error: errors.PerchError) -> None:
-        """End the session from outside."""
+        """End the connection from outside; a session that can go on elsewhere is kept for it (``GoingAway``)."""
         if not self._aborted.done():
             self._aborted.set_result(error)
 
-    # --- the three tasks -----------------------------------------------------------------------------
+    # --- the three waits -----------------------------------------------------------------------------
+
+    async def _until_outcome(self) -> str | None:
+        """How the session ended, or None if it did not end with this connection."""
+        try:
+            await self._serve()
+        except _TakenOver:
+            return None
+        except _ClientGone as gone:
+            return await self._lost(gone)
+        except errors.GoingAway as error:
+            return await self._leave(error)
+        except errors.PerchError as error:
+            self._live.fail(error)
+        except Exception:
+            log.exception("session_broke", stream_id=self._live.stream_id)
+            self._live.fail(errors.InternalError(BROKEN))
+        return await self._finish()
 
     async def _serve(self) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 from_client = tasks.create_task(self._from_client())
                 from_outside = tasks.create_task(self._from_outside())
-                await self._from_engine()
+                await self._until_over()
                 from_client.cancel()
                 from_outside.cancel()
         except BaseExceptionGroup as group:
@@ -150,105 +144,114 @@ class Connection:
             self._receive(opening)
         while True:
             message = await self._socket.receive()
-            self.last_heard = time.monotonic()
+            if self._taken:
+                raise _TakenOver
+            self._live.last_heard = time.monotonic()
             if message.type is WSMsgType.BINARY:
-                self._received += len(message.data)
                 self._receive(self._protocol.decode_binary(message.data))
             elif message.type is WSMsgType.TEXT:
-                self._receive(self._protocol.decode_text(message.data))
+                await self._receive_text(message.data)
             else:
-                raise _ClientGone
+                raise _ClientGone(
+                    deliberately=message.type is WSMsgType.CLOSE and message.data in _DELIBERATE
+                )
 
-    async def _from_engine(self) -> None:
-        await self._needed.wait()
-        if self._stream is not None and self._session.accepted:
-            await self._stream.run(self._deliver)
-        self._session.receive_engine_end()
-        self._writer.flush()
+    async def _until_over(self) -> None:
+        """Until the session is; it may not be the one the connection began with."""
+        live: LiveSession | None = None
+        while live is not self._live:
+            live = self._live
+            await live.over.wait()
 
     async def _from_outside(self) -> None:
-        raise await self._aborted
+        error = await self._aborted
+        raise _TakenOver if self._taken else error
 
-    # --- client → engine -----------------------------------------------------------------------------
+    # --- client → session ----------------------------------------------------------------------------
+
+    async def _receive_text(self, frame: str) -> None:
+        command = self._protocol.decode_text(frame)
+        if isinstance(command, Resume):
+            await self._resume(command)
+        else:
+            self._receive(command)
 
     def _receive(self, command: Command) -> None:
-        if self._session.state is State.NEW and isinstance(command, Audio | Finalize | Stop):
-            self._receive(self._protocol.implicit_start())
-        self._session.receive_command(command)
-        match command:
-            case Audio(payload):
-                self._accept(payload)
-            case Start(config):
-                self._decoder = StreamDecoder(config.audio)
-                self._stream = self._client.stream(config.recognition, stream_id=self._stream_id)
-            case Finalize() if self._stream is not None:
-                self._stream.finalize()
-            case Stop():
-                self._stop()
-            case _:
-                pass
-        self._writer.flush()
-
-    def _accept(self, payload: bytes) -> None:
-        assert self._decoder is not None
-        assert self._stream is not None
-        pcm = self._decoder.decode(payload)
-        self._stream.send(pcm)
-        session = self._session
-        session.audio_accepted(bytes_to_samples(len(pcm)), self._stream.lag)
-        self._arrivals.append((session.accepted, self.last_heard))
-        self._needed.set()
-        if session.accepted - self._counted >= 16_000:
-            self._count_audio()
-
-    def _stop(self) -> None:
-        assert self._decoder is not None
-        assert self._stream is not None
-        rest = self._decoder.flush()
-        if rest:
-            self._stream.send(rest)
-            self._session.audio_accepted(bytes_to_samples(len(rest)), self._stream.lag)
-        self._count_audio()
-        self._stream.end()
-        self._needed.set()
+        live = self._live
+        if live.session.state is State.NEW:
+            live.lease.confirm()
+            live.begin()
+            self._resumption.add(live)
+            if isinstance(command, Audio | Finalize | Stop):
+                live.receive(self._protocol.implicit_start())
+        live.receive(command)
 
     def _start_by_default(self) -> None:
-        if self._session.state is State.NEW:
-            self._receive(self._protocol.implicit_start())
+        if self._live.session.state is State.NEW:
+            try:
+                self._receive(self._protocol.implicit_start())
+            except errors.PerchError as error:
+                self.abort(error)
 
-    # --- engine → client -----------------------------------------------------------------------------
-
-    def _deliver(self, heard: Hypothesis | Notice) -> None:
-        if isinstance(heard, Notice):
-            self._session.receive_notice(heard.code, heard.message)
-        else:
-            self._session.receive_hypothesis(heard)
+    async def _resume(self, command: Resume) -> None:
+        """Put another session, which the client was on before, in the place of the new one."""
+        new = self._live
+        if not new.session.is_untouched:
+            raise errors.BadMessage("resume must be the first message; open another connection for it.")
+        live = await self._resumption.claim(command.token, new)
+        self._live = live
+        new.drop()
+        self._protocol.resumed(live.stream_id, live.session.config)
+        self._writer.switch(live.session.outbox, live.sent)
+        live.attach(self._writer.flush, self._give_up)
+        live.resume(command.last_seq)
         self._writer.flush()
-
-    def _sent(self, event: Event) -> None:
-        if isinstance(event, Partial | Final):
-            kind = "final" if event.is_final else "partial"
-            self._metrics.event_sent(kind, self._latency(event.end))
-
-    def _latency(self, position: int) -> float | None:
-        """Seconds since the audio at ``position`` arrived, if that is still remembered."""
-        for accepted, arrived in self._arrivals:
-            if accepted >= position:
-                return time.monotonic() - arrived
-        return None
-
-    def _count_audio(self) -> None:
-        self._metrics.audio_received(self._session.accepted - self._counted)
-        self._counted = self._session.accepted
 
     # --- the end -------------------------------------------------------------------------------------
 
-    async def _fail(self, error: errors.PerchError) -> None:
-        if error.fault == "engine":
-            self._metrics.engine_failure(error.code)
-            self._on_engine_failure()
-        self._session.receive_failure(error)
+    def _give_up(self) -> None:
+        """The session is on another socket now; this one is most likely dead."""
+        self._taken = True
+        self.abort(errors.ResumeUnknown("The session goes on in another connection."))
+        self._transport.abort()
+
+    async def _finish(self) -> str | None:
+        """Say how it ended and close; a client that did not hear of it may come back for the end."""
+        failure = self._live.failure
+        if failure is not None:
+            await self._close(self._protocol.close_code(failure), failure.code)
+            return failure.code
+        await self._close(_CLOSE_NORMAL)
+        if self._socket.close_code not in _UNANSWERED or self._taken:
+            return "done"
+        return None if await self._resumption.park(self._live) else "done"
+
+    async def _lost(self, gone: _ClientGone) -> str | None:
+        if self._explained is not None:
+            return self._explained.code
+        if gone.deliberately or self._live.session.is_untouched:
+            return "client_gone"
+        return None if await self._resumption.park(self._live) else "client_gone"
+
+    async def _leave(self, error: errors.GoingAway) -> str | None:
+        """Keep the session for another process, then tell the client to go there."""
+        live = self._live
+        told_all = await self._drained()
+        if live.session.is_untouched or not await self._resumption.export(live):
+            live.fail(error)
+        elif told_all:
+            live.session.receive_failure(error)
+            self._writer.flush()
         await self._close(self._protocol.close_code(error), error.code)
+        return error.code
+
+    async def _drained(self) -> bool:
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S / 2):
+                await self._writer.drained()
+        except TimeoutError:
+            return False
+        return True
 
     async def _close(self, code: int, reason: str = "") -> None:
         """Let the client have everything that is queued, then close."""
@@ -271,7 +274,7 @@ class Connection:
         else:
             return
         self._explained = error
-        self._session.receive_failure(error)
+        self._live.session.receive_failure(error)
         self._writer.flush()
 
 

@@ -57,9 +57,10 @@ async def serve(
 
 
 async def drain(parts: Parts, drain_s: float, force: asyncio.Event) -> None:
-    """Refuse new sessions, tell the open ones, wait for them, then end what is left."""
+    """Refuse new sessions, tell the open ones, wait for them, then hand over what is left."""
     parts.admission.shut()
     log.info("draining", sessions=len(parts.sessions), deadline_s=drain_s)
+    await parts.resumption.leave()
     for connection in parts.sessions:
         connection.notify("going_away", f"This gateway stops within {drain_s:g} s; finish or reconnect.")
     await _first_of(parts.sessions.wait_empty(), force.wait(), timeout_s=drain_s)

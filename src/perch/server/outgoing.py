@@ -48,6 +48,10 @@ class ClientWriter:
         self._on_sent = on_sent
         self._waiting: asyncio.Task[None] | None = None
 
+    def switch(self, outbox: Outbox, on_sent: Callable[[Event], None]) -> None:
+        """Send from ``outbox`` from now on."""
+        self._outbox, self._on_sent = outbox, on_sent
+
     def flush(self) -> None:
         """Send now what the transport takes; leave the rest to a task that waits for it."""
         if self._waiting is not None:
