@@ -24,7 +24,7 @@ from perch.core.messages import Final
 from perch.observability.metrics import Metrics
 from perch.observability.tracing import Tracing
 from perch.server.app import build_app
-from perch.server.config import GatewayConfig
+from perch.server.config import GatewayConfig, ResumeConfig
 
 SENTENCES = ["hello bird", "stop now"]
 SPOKEN = synthesise(SENTENCES, Timing(pause_s=1.5))
@@ -57,9 +57,11 @@ async def served(app: web.Application, tls: ssl.SSLContext | None = None) -> Asy
 
 @asynccontextmanager
 async def gateway(tls: ssl.SSLContext | None = None, api_keys: tuple[str, ...] = ()) -> AsyncIterator[str]:
+    unkept = ResumeConfig(ttl_s=0)  # nothing is written beside the tests
     async with scripted_engine() as engine:
         client = RivaASRClient(RivaConfig(endpoints=(engine.address,)))
-        app = build_app(GatewayConfig(api_keys=api_keys), client, Metrics(), Tracing(None))
+        config = GatewayConfig(api_keys=api_keys, resume=unkept)
+        app = build_app(config, client, Metrics(), Tracing(None))
         with capture_logs():  # the gateway's log is not this program's output
             async with served(app, tls) as url:
                 yield url

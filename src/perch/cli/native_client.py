@@ -1,7 +1,13 @@
-"""A client of the gateway's own WebSocket protocol: audio in, segments out."""
+"""A client of the gateway's own WebSocket protocol: audio in, segments out, over as many sockets as it takes.
+
+Positions are samples from the start of the recording. The server counts from the start of *its* session; when
+a new one has to begin mid-way, ``_Progress.origin`` is the difference.
+"""
 
 import asyncio
 import ssl
+import time
+from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -10,8 +16,15 @@ from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 import orjson
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_exponential_jitter,
+)
 
-from perch.core.audio import bytes_to_samples, seconds_to_samples
+from perch.core.audio import RATE, bytes_to_samples, samples_to_bytes, seconds_to_samples
 from perch.core.messages import Final, Notice, Partial
 from perch.core.speech import Word
 
@@ -20,6 +33,11 @@ _PLAIN_SERVER = "http://127.0.0.1:8443"
 _PROBE_S = 2.0
 PATH = "/v1/audio/transcriptions/stream"
 SUBPROTOCOL = "perch.v1"
+
+_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 3.0
+_KEPT = 120 * RATE
+"""How much of the recording is kept for a session that has to begin anew, at most."""
 
 _CLOSING = aiohttp.ClientWSTimeout(ws_close=2.0)
 _SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss", "": "wss"}
@@ -77,47 +95,204 @@ async def transcribe(
     Raises:
         TranscriptionFailed: The server cannot be reached, refuses, fails or goes away.
     """
-    async with _connected(config) as socket:
-        await _say(socket, type="start", config=dict(config.session))
-        window = _Window(seconds_to_samples(config.ahead_s))
-        sending = asyncio.create_task(_send(socket, audio, window))
-        try:
-            while (message := await _receive(socket, sending, config))["type"] != "done":
-                if message["type"] == "ack":
-                    window.acknowledge(seconds_to_samples(message["audio_s"]))
-                elif (update := _update(message)) is not None:
-                    yield update
-        finally:
+    recording, progress = _Recording(config.ahead_s), _Progress()
+    feeding = asyncio.create_task(recording.feed(audio))
+    try:
+        while not progress.done:
+            try:
+                async with _connected(config, progress) as socket:
+                    async for update in _converse(socket, config, recording, progress, feeding):
+                        yield update
+            except _Dropped as drop:
+                if not progress.may_resume():
+                    raise TranscriptionFailed(drop.message) from drop
+                await asyncio.sleep(_PAUSE_S)
+    finally:
+        feeding.cancel()
+        await asyncio.wait([feeding])
+
+
+class _Dropped(Exception):
+    """The socket is gone and the session may not be."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class _Recording:
+    """The audio that may have to be sent again, and a bound on how far it runs ahead of what is safe."""
+
+    def __init__(self, ahead_s: float) -> None:
+        self.base = 0
+        """Position of the first sample that is kept."""
+        self.end = 0
+        self.is_complete = False
+        self._ahead = seconds_to_samples(ahead_s)
+        self._acknowledged = 0
+        self._chunks: deque[bytes] = deque()
+        self._moved = asyncio.Event()
+
+    async def feed(self, audio: AsyncIterable[bytes]) -> None:
+        async for pcm in audio:
+            samples = bytes_to_samples(len(pcm))
+            while self.end > self._acknowledged and self.end + samples - self._acknowledged > self._ahead:
+                await self.moved()
+            self._chunks.append(pcm)
+            self.end += samples
+            self._move()
+        self.is_complete = True
+        self._move()
+
+    async def moved(self) -> None:
+        """Wait for more audio, or for more of it to be safe."""
+        await self._moved.wait()
+
+    def read(self, position: int) -> bytes:
+        """From ``position`` to the end of the chunk it is in."""
+        start = self.base
+        for chunk in self._chunks:
+            end = start + bytes_to_samples(len(chunk))
+            if position < end:
+                return chunk[samples_to_bytes(position - start) :]
+            start = end
+        return b""
+
+    def acknowledge(self, position: int, settled: int) -> None:
+        """``position`` is safe with the server; audio before ``settled`` is never needed again."""
+        self._acknowledged = max(self._acknowledged, position)
+        needless = min(position - RATE, max(settled, self.end - _KEPT))
+        while self._chunks and self.base + bytes_to_samples(len(self._chunks[0])) <= needless:
+            self.base += bytes_to_samples(len(self._chunks.popleft()))
+        self._move()
+
+    def begin_again(self, position: int) -> None:
+        """No server holds any audio after ``position``."""
+        self._acknowledged = min(self._acknowledged, position)
+
+    def _move(self) -> None:
+        """Wake who waits now; an event that is set and cleared at once does so."""
+        self._moved.set()
+        self._moved.clear()
+
+
+class _Progress:
+    """How far the server's session is, and how to come back to it."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.origin = 0
+        """Position in the recording at which the server's session begins."""
+        self.segments = 0
+        """Segments of the sessions before it."""
+        self.settled = 0
+        """End of the last final, in the recording."""
+        self._finals = 0
+        self._token: str | None = None
+        self._ttl_s = 0.0
+        self._last_seq = 0
+        self._heard = time.monotonic()
+
+    @property
+    def ttl_s(self) -> float:
+        return self._ttl_s
+
+    @property
+    def was_connected(self) -> bool:
+        return self._ttl_s > 0
+
+    def may_resume(self) -> bool:
+        """Whether the server offered to keep the session, and may still have it."""
+        return time.monotonic() - self._heard < self._ttl_s
+
+    @property
+    def is_resuming(self) -> bool:
+        return self._token is not None
+
+    def hello(self, session: Mapping[str, object]) -> dict[str, object]:
+        """The first message on a new socket."""
+        if self._token is None:
+            return {"type": "start", "config": dict(session)}
+        return {"type": "resume", "token": self._token, "last_seq": self._last_seq}
+
+    def hear(self, message: dict[str, Any]) -> None:
+        self._last_seq = message.get("seq", 0)
+        if message["type"] != "ready":
+            self._heard = time.monotonic()
+        elif message.get("resume"):
+            self._token, self._ttl_s = message["resume"]["token"], message["resume"]["ttl_s"]
+        if message["type"] == "final":
+            self._finals = self.segments + message["segment"] + 1
+            self.settled = max(self.settled, self.position(message["end"]))
+        self.done = message["type"] == "done"
+
+    def position(self, seconds: float) -> int:
+        """In the recording, of a time in the server's session."""
+        return self.origin + seconds_to_samples(seconds)
+
+    def begin_again(self, position: int) -> None:
+        """The server's session is gone; the next begins at ``position``."""
+        self.origin, self.segments = position, self._finals
+        self._token, self._last_seq = None, 0
+
+
+async def _converse(
+    socket: aiohttp.ClientWebSocketResponse,
+    config: ServerConfig,
+    recording: _Recording,
+    progress: _Progress,
+    feeding: asyncio.Task[None],
+) -> AsyncIterator[Partial | Final | Notice]:
+    """All that is said on one socket.
+
+    Raises:
+        _Dropped: It is gone.
+    """
+    sending: asyncio.Task[None] | None = None
+    try:
+        await _say(socket, **progress.hello(config.session))
+        if not progress.is_resuming:
+            sending = asyncio.create_task(_send(socket, recording, progress.origin))
+        while not progress.done:
+            message = await _receive(socket, feeding, config)
+            if message["type"] == "error" and message["code"] == "resume_unknown":
+                begin = max(recording.base, progress.settled)
+                recording.begin_again(begin)
+                progress.begin_again(begin)
+                return
+            _check(message)
+            progress.hear(message)
+            if message["type"] == "ready" and sending is None:
+                position = progress.position(message["audio_s"])
+                sending = asyncio.create_task(_send(socket, recording, position))
+            elif message["type"] == "ack":
+                recording.acknowledge(progress.position(message["audio_s"]), progress.settled)
+            if (update := _update(message, progress)) is not None:
+                yield update
+    except (aiohttp.ClientError, ConnectionError) as error:
+        raise _Dropped(
+            f"The connection to the server is lost ({type(error).__name__}). Try again."
+        ) from error
+    finally:
+        if sending is not None:
             sending.cancel()
             await asyncio.wait([sending])
 
 
-class _Window:
-    """Lets audio pass while no more than ``limit`` samples of it are not yet acknowledged."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._sent = 0
-        self._acknowledged = 0
-        self._moved = asyncio.Event()
-
-    async def pass_(self, samples: int) -> None:
-        while self._sent > self._acknowledged and self._sent + samples - self._acknowledged > self._limit:
-            self._moved.clear()
-            await self._moved.wait()
-        self._sent += samples
-
-    def acknowledge(self, position: int) -> None:
-        self._acknowledged = max(self._acknowledged, position)
-        self._moved.set()
-
-
 @asynccontextmanager
-async def _connected(config: ServerConfig) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+async def _connected(
+    config: ServerConfig, progress: _Progress
+) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
     headers = {"Authorization": f"Bearer {config.api_key}"} if config.api_key else {}
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=config.connect_s)
     async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
-        socket = await _connect(session, config)
+        attempts = AsyncRetrying(
+            retry=retry_if_exception_type(TranscriptionFailed),
+            stop=stop_after_delay(progress.ttl_s) if progress.was_connected else stop_after_attempt(1),
+            wait=wait_exponential_jitter(multiplier=_PAUSE_S, max=_LONGEST_PAUSE_S, jitter=_PAUSE_S),
+            reraise=True,
+        )
+        socket: aiohttp.ClientWebSocketResponse = await attempts(_connect, session, config)
         try:
             yield socket
         finally:
@@ -167,26 +342,30 @@ async def _say(socket: aiohttp.ClientWebSocketResponse, **message: object) -> No
     await socket.send_str(orjson.dumps(message).decode())
 
 
-async def _send(
-    socket: aiohttp.ClientWebSocketResponse, audio: AsyncIterable[bytes], window: _Window
-) -> None:
+async def _send(socket: aiohttp.ClientWebSocketResponse, recording: _Recording, position: int) -> None:
+    """Everything from ``position`` on, as it comes, and then ``stop``."""
     try:
-        async for pcm in audio:
-            await window.pass_(bytes_to_samples(len(pcm)))
-            await socket.send_bytes(pcm)
+        while not recording.is_complete or position < recording.end:
+            if pcm := recording.read(position):
+                await socket.send_bytes(pcm)
+                position += bytes_to_samples(len(pcm))
+            else:
+                await recording.moved()
         await _say(socket, type="stop")
     except (aiohttp.ClientError, ConnectionError):
         return  # the socket is closed; why, its reader knows
 
 
 async def _receive(
-    socket: aiohttp.ClientWebSocketResponse, sending: asyncio.Task[None], config: ServerConfig
+    socket: aiohttp.ClientWebSocketResponse, feeding: asyncio.Task[None], config: ServerConfig
 ) -> dict[str, Any]:
-    """The next event. A failure of the sender, such as audio that cannot be decoded, is raised here."""
+    """The next event. A failure of the recording, such as audio that cannot be decoded, is raised here."""
+    if feeding.done():
+        feeding.result()
     receiving = asyncio.ensure_future(socket.receive())
     try:
         while not receiving.done():
-            waiting = {receiving, sending} if not sending.done() else {receiving}
+            waiting = {receiving, feeding} if not feeding.done() else {receiving}
             done, _ = await asyncio.wait(
                 waiting, timeout=config.silence_s, return_when=asyncio.FIRST_COMPLETED
             )
@@ -194,8 +373,8 @@ async def _receive(
                 raise TranscriptionFailed(
                     f"The server said nothing for {config.silence_s:g} s. Look at its log; `perch check` helps."
                 )
-            if sending in done:
-                sending.result()
+            if feeding in done:
+                feeding.result()
         return _event(receiving.result())
     finally:
         receiving.cancel()
@@ -204,46 +383,53 @@ async def _receive(
 def _event(frame: aiohttp.WSMessage) -> dict[str, Any]:
     if frame.type is not aiohttp.WSMsgType.TEXT:
         code = f" (close code {frame.data})" if frame.type is aiohttp.WSMsgType.CLOSE else ""
-        raise TranscriptionFailed(f"The server ended the stream before it was done{code}. Try again.")
+        raise _Dropped(f"The server ended the stream before it was done{code}. Try again.")
     message: dict[str, Any] = orjson.loads(frame.data)
-    if message["type"] == "error":
-        advice = " Trying again may help." if message.get("retryable") else ""
-        raise TranscriptionFailed(f"{message['message']} [{message['code']}]{advice}")
     return message
 
 
-def _update(message: dict[str, Any]) -> Partial | Final | Notice | None:
+def _check(message: dict[str, Any]) -> None:
+    if message["type"] != "error":
+        return
+    advice = " Trying again may help." if message.get("retryable") else ""
+    text = f"{message['message']} [{message['code']}]{advice}"
+    if message["code"] == "going_away":
+        raise _Dropped(text)
+    raise TranscriptionFailed(text)
+
+
+def _update(message: dict[str, Any], progress: _Progress) -> Partial | Final | Notice | None:
     match message["type"]:
         case "partial":
             return Partial(
-                message["segment"],
+                progress.segments + message["segment"],
                 message["text"],
-                seconds_to_samples(message["start"]),
-                seconds_to_samples(message["end"]),
+                progress.position(message["start"]),
+                progress.position(message["end"]),
                 message.get("stability", 0.0),
             )
         case "final":
             return Final(
-                message["segment"],
+                progress.segments + message["segment"],
                 message["text"],
-                seconds_to_samples(message["start"]),
-                seconds_to_samples(message["end"]),
-                tuple(map(_word, message.get("words", ()))),
+                progress.position(message["start"]),
+                progress.position(message["end"]),
+                tuple(_word(word, progress) for word in message.get("words", ())),
                 message.get("confidence"),
                 message.get("language", ""),
             )
         case "notice":
             return Notice(message["code"], message["message"])
-        case "ready" if message.get("notice"):
+        case "ready" if message.get("notice") and not message.get("audio_s"):
             return Notice("backend", message["notice"])
     return None
 
 
-def _word(word: dict[str, Any]) -> Word:
+def _word(word: dict[str, Any], progress: _Progress) -> Word:
     return Word(
         word["word"],
-        seconds_to_samples(word["start"]),
-        seconds_to_samples(word["end"]),
+        progress.position(word["start"]),
+        progress.position(word["end"]),
         word.get("confidence"),
         word.get("speaker"),
     )
