@@ -101,7 +101,9 @@ class Settings(BaseSettings):
     )
 
     riva_host: str = Field(
-        "", description="Host of Riva or Speech NIM; several as host:port, separated by commas."
+        "",
+        description="Host of Riva or Speech NIM; several as host:port, separated by commas; "
+        "dns:host stands for every address the name has.",
     )
     riva_port: int = Field(50051, ge=1, le=65535, description="gRPC port, where RIVA_HOST names none.")
     riva_ssl: bool = Field(False, description="Use TLS to Riva.")
@@ -337,6 +339,7 @@ def _metadata(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def _has_port(host: str) -> bool:
+    host = host.removeprefix("dns:")
     return host.rpartition(":")[2].isdigit() and ("]" in host or host.count(":") == 1)
 
 

@@ -11,9 +11,9 @@ import grpc
 import grpc.aio
 
 from perch import errors
+from perch.asr import discovery
 from perch.asr.attempt import Attempt, AttemptTimeouts
 from perch.asr.base import ASRClient, ASRStream, StreamState
-from perch.asr.call import GrpcAioCall
 from perch.asr.channels import ChannelConfig, Channels
 from perch.asr.mock import MockASRClient
 from perch.asr.pool import Endpoint, EndpointPool, PoolConfig
@@ -35,6 +35,7 @@ class RivaConfig:
     """
 
     endpoints: tuple[str, ...] = ("127.0.0.1:50051",)
+    """``host:port``, or ``dns:host:port`` for every address of a name, looked up with each ``models()``."""
     channel: ChannelConfig = field(default_factory=ChannelConfig)
     api_key: str = field(default="", repr=False)
     """Sent as ``authorization: Bearer …`` on every RPC."""
@@ -67,7 +68,8 @@ class RivaASRClient(ASRClient):
     def __init__(self, config: RivaConfig | None = None, *, mock_mode: bool = False) -> None:
         del mock_mode  # __new__ has seen to it
         self._config = config or RivaConfig()
-        self._pool = EndpointPool(self._config.endpoints, self._config.pool)
+        self._hosts = discovery.initial(self._config.endpoints)
+        self._pool = EndpointPool(tuple(self._hosts), self._config.pool)
         self._channels: dict[Endpoint, Channels] = {}
         self._metadata = _metadata(self._config)
         self._attempts: set[Attempt] = set()
@@ -105,12 +107,24 @@ class RivaASRClient(ASRClient):
 
     async def models(self) -> list[ModelInfo]:
         """Ask every endpoint, and remember which of them serve what; the answers together."""
+        await self._discover()
         endpoints = list(self._pool.endpoints)
         problems = [p for p in await asyncio.gather(*map(self._check, endpoints)) if p is not None]
         if len(problems) == len(endpoints):
             raise problems[0]
         listed = {(model.name, model.streaming): model for e in endpoints if e.serving for model in e.models}
         return list(listed.values())
+
+    async def _discover(self) -> None:
+        """Look up the names that stand for several addresses; what was known stays if that fails."""
+        if not any(map(discovery.is_dynamic, self._config.endpoints)):
+            return
+        with suppress(OSError, TimeoutError):
+            self._hosts = await discovery.resolve(self._config.endpoints, self._config.rpc_timeout_s)
+            self._pool.update(tuple(self._hosts))
+        idle = [e for e in self._channels if e not in self._pool.endpoints and not e.active]
+        for endpoint in idle:
+            await self._channels.pop(endpoint).aclose()
 
     async def _check(self, endpoint: Endpoint) -> errors.PerchError | None:
         """Whether ``endpoint`` serves, and what; the problem if it does not."""
@@ -146,9 +160,8 @@ class RivaASRClient(ASRClient):
         avoid = failed[-1] if failed else None
         with (
             self._pool.lease(config, avoid=avoid) as endpoint,
-            self._channels_of(endpoint).lease() as channel,
+            self._channels_of(endpoint).call() as call,
         ):
-            call = GrpcAioCall(channel.recognize(metadata=self._metadata))
             attempt = Attempt(
                 call,
                 self._config.timeouts,
@@ -170,7 +183,11 @@ class RivaASRClient(ASRClient):
 
     def _channels_of(self, endpoint: Endpoint) -> Channels:
         if endpoint not in self._channels:
-            self._channels[endpoint] = Channels(endpoint.address, self._config.channel)
+            config = self._config.channel
+            host = self._hosts.get(endpoint.address, "")
+            if not config.server_name and host and not endpoint.address.startswith(host):
+                config = replace(config, server_name=host)  # its certificate names the name, not the address
+            self._channels[endpoint] = Channels(endpoint.address, config, self._metadata)
         return self._channels[endpoint]
 
     def _watch(self) -> None:
@@ -221,8 +238,8 @@ class RivaASRClient(ASRClient):
     async def _unary(
         self, endpoint: Endpoint, method: str, request: Any, parse: Callable[[bytes], Any], timeout_s: float
     ) -> Any:
-        with self._channels_of(endpoint).lease() as channel:
-            rpc = channel.grpc.unary_unary(
+        with self._channels_of(endpoint).unary() as channel:
+            rpc = channel.unary_unary(
                 method, request_serializer=lambda m: m.SerializeToString(), response_deserializer=parse
             )
             try:
