@@ -20,6 +20,9 @@ from perch.audio.tones import synthesise
 from perch.core.audio import RATE
 from perch.core.messages import Final, Notice
 from perch.core.speech import Hypothesis, RecognitionConfig
+from transports import channel
+
+pytestmark = pytest.mark.usefixtures("transport")
 
 SENTENCES = ["open the door", "the river", "the house", "the door", "open a river"]
 SPEECH = synthesise(SENTENCES)
@@ -28,7 +31,9 @@ TOLERANT = PoolConfig(fail_max=1000)
 
 
 def client(*addresses: str, stream: StreamConfig = QUICK, **config: Any) -> RivaASRClient:
-    return RivaASRClient(RivaConfig(endpoints=addresses, stream=stream, pool=TOLERANT, **config))
+    return RivaASRClient(
+        RivaConfig(endpoints=addresses, channel=channel(), stream=stream, pool=TOLERANT, **config)
+    )
 
 
 async def pieces(audio: bytes, pause_s: float = 0.0, size: int = 3200) -> AsyncIterator[bytes]:

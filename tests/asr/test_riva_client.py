@@ -13,7 +13,6 @@ from engines import scripted_engine
 from fakes.riva_server import ScriptedRiva, response, result, serving
 from perch import errors
 from perch.asr.attempt import AttemptTimeouts
-from perch.asr.channels import ChannelConfig
 from perch.asr.pool import PoolConfig
 from perch.asr.riva_client import RivaASRClient, RivaConfig
 from perch.asr.stream import StreamConfig
@@ -21,6 +20,9 @@ from perch.audio.tones import synthesise
 from perch.core.messages import Final, Partial
 from perch.core.speech import Endpointing, HotWords, RecognitionConfig
 from perch.riva.proto import AudioEncoding, asr
+from transports import channel
+
+pytestmark = pytest.mark.usefixtures("transport")
 
 QUICK = StreamConfig(outage_s=0.5, retry_delay_s=0.01, max_retry_delay_s=0.02)
 SPEECH = synthesise(["open the door", "a door"])
@@ -32,7 +34,8 @@ async def pieces(audio: bytes, size: int = 3200) -> AsyncIterator[bytes]:
 
 
 def client(address: str, **config: object) -> RivaASRClient:
-    return RivaASRClient(RivaConfig(**({"endpoints": (address,), "stream": QUICK} | config)))  # type: ignore[arg-type]
+    usual = {"endpoints": (address,), "stream": QUICK, "channel": channel()}
+    return RivaASRClient(RivaConfig(**(usual | config)))  # type: ignore[arg-type]
 
 
 async def transcribed(
@@ -262,7 +265,7 @@ async def test_the_breaker_opens_and_lets_one_probe_through_later() -> None:
 async def test_streams_are_spread_over_connections_below_the_cap() -> None:
     riva = ScriptedRiva()
     async with serving(riva) as address:
-        asking = client(address, channel=ChannelConfig(streams_per_channel=2))
+        asking = client(address, channel=channel(streams_per_channel=2))
         release = asyncio.Event()
 
         async def slow() -> AsyncIterator[bytes]:
@@ -280,7 +283,7 @@ async def test_streams_are_spread_over_connections_below_the_cap() -> None:
                 while len(riva.calls) < 5:  # noqa: ASYNC110 - waits for the server to have seen them
                     await asyncio.sleep(0.01)
             [channels] = asking._channels.values()
-            assert [channel.streams for channel in channels._channels] == [2, 2, 1]
+            assert channels.streams == [2, 2, 1]
             release.set()
         await asking.aclose()
 
@@ -354,10 +357,10 @@ def server_credentials(authority: trustme.CA, *, mutual: bool) -> grpc.ServerCre
 async def test_tls_verifies_the_server(tmp_path: Path, authority: trustme.CA) -> None:
     root, _, _ = files(tmp_path, authority, "client")
     async with serving(ScriptedRiva(), server_credentials(authority, mutual=False)) as address:
-        trusting = client(address, channel=ChannelConfig(root_cert=root))
+        trusting = client(address, channel=channel(root_cert=root))
         assert await trusting.models()
         await trusting.aclose()
-        stranger = client(address, channel=ChannelConfig(tls=True))
+        stranger = client(address, channel=channel(tls=True))
         with pytest.raises(errors.EngineUnavailable):
             await stranger.models()
         await stranger.aclose()
@@ -366,10 +369,10 @@ async def test_tls_verifies_the_server(tmp_path: Path, authority: trustme.CA) ->
 async def test_mutual_tls_needs_the_clients_certificate(tmp_path: Path, authority: trustme.CA) -> None:
     root, cert, key = files(tmp_path, authority, "client")
     async with serving(ScriptedRiva(), server_credentials(authority, mutual=True)) as address:
-        known = client(address, channel=ChannelConfig(root_cert=root, client_cert=cert, client_key=key))
+        known = client(address, channel=channel(root_cert=root, client_cert=cert, client_key=key))
         assert await known.models()
         await known.aclose()
-        nobody = client(address, channel=ChannelConfig(root_cert=root))
+        nobody = client(address, channel=channel(root_cert=root))
         with pytest.raises(errors.EngineUnavailable):
             await nobody.models()
         await nobody.aclose()
