@@ -3,10 +3,10 @@
 import asyncio
 import ctypes
 import gc
+import os
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import psutil
 
@@ -29,15 +29,23 @@ async def no_leaks(*, rss_mib: float = 48.0, patience_s: float = _PATIENCE_S) ->
     with tempfile.TemporaryDirectory() as directory:
         usual, tempfile.tempdir = tempfile.tempdir, directory
         try:
-            before, rss = _Census(), _resident_mib()
-            yield
-            await _until(lambda: _Census().beyond(before), patience_s)
-            left = [path.name for path in Path(directory).iterdir()]
+            before = _Census()
+            with memory_within(rss_mib):
+                yield
+                await _until(lambda: _Census().beyond(before), patience_s)
+            left = os.listdir(directory)  # noqa: PTH208 - asyncio frowns on paths more
             assert not left, f"temporary files left behind: {left}"
         finally:
             tempfile.tempdir = usual
-    grown = _resident_mib() - rss
-    assert grown < rss_mib, f"{grown:.1f} MiB more than before"
+
+
+@contextmanager
+def memory_within(mib: float) -> Iterator[None]:
+    """After the block this process holds less than ``mib`` more than before it."""
+    before = _resident_mib()
+    yield
+    grown = _resident_mib() - before
+    assert grown < mib, f"{grown:.1f} MiB more than before"
 
 
 async def at_rest(

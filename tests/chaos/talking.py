@@ -60,7 +60,9 @@ async def _send_paced(send: Callable[[bytes], Awaitable[None]], audio: bytes, sp
 
 def words(heard: Heard) -> Said:
     """Every word of every final, with its times."""
-    return [(word["word"], word["start"], word["end"]) for final in heard.of("final") for word in final["words"]]
+    return [
+        (word["word"], word["start"], word["end"]) for final in heard.of("final") for word in final["words"]
+    ]
 
 
 def assert_equal(heard: Heard, expected: Said) -> None:

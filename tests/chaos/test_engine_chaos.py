@@ -25,9 +25,7 @@ from perch.core.messages import Backend
 
 BATCH = 25
 VOICES = 8
-IMPATIENT = AttemptTimeouts(
-    connect_s=2.0, write_s=1.5, first_response_s=1.5, response_s=1.5, finish_s=1.5
-)
+IMPATIENT = AttemptTimeouts(connect_s=2.0, write_s=1.5, first_response_s=1.5, response_s=1.5, finish_s=1.5)
 """An engine that stops answering is given up soon, so that a test need not wait for the usual minute."""
 QUICK_BREAKER = PoolConfig(reset_timeout_s=1.0)
 
@@ -41,7 +39,9 @@ class Voice:
 
 
 @asynccontextmanager
-async def behind(*addresses: str, timeouts: AttemptTimeouts | None = None) -> AsyncIterator[tuple[Gateway, RivaASRClient]]:
+async def behind(
+    *addresses: str, timeouts: AttemptTimeouts | None = None
+) -> AsyncIterator[tuple[Gateway, RivaASRClient]]:
     """A gateway in front of engines."""
     config = RivaConfig(
         endpoints=addresses,
@@ -160,6 +160,7 @@ async def test_a_frozen_engine_is_left_for_another() -> None:
             await at_rest(at, client.pool)
 
 
+@pytest.mark.chaos
 @pytest.mark.timeout(120)
 async def test_engines_that_freeze_and_thaw_in_turn_lose_no_word() -> None:
     async with engine_process() as first, engine_process() as second:
@@ -246,10 +247,20 @@ FAULTS: list[Fault] = [
     half_closes_downwards,
     is_slow_and_unsteady,
 ]
+QUICK: list[Fault] = [resets, swallows_answers, half_closes_upwards]
+SITUATIONS = [
+    pytest.param(
+        fault,
+        alternatives,
+        id=f"{fault.__name__}-{'beside a good one' if alternatives else 'alone'}",
+        marks=[] if fault in QUICK and not alternatives else [pytest.mark.chaos],
+    )
+    for fault in FAULTS
+    for alternatives in (0, 1)
+]
 
 
-@pytest.mark.parametrize("alternatives", [0, 1], ids=["alone", "beside a good one"])
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize(("fault", "alternatives"), SITUATIONS)
 @pytest.mark.timeout(120)
 async def test_no_word_is_lost_when_the_network_to_an_engine(fault: Fault, alternatives: int) -> None:
     async with AsyncExitStack() as stack:

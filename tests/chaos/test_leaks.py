@@ -1,7 +1,6 @@
 """The leak check sees what it should see."""
 
 import asyncio
-import os
 import socket
 import tempfile
 
@@ -44,8 +43,7 @@ async def test_it_sees_a_descriptor() -> None:
 async def test_it_sees_a_temporary_file() -> None:
     with pytest.raises(AssertionError, match="left_over"):
         async with no_leaks():
-            descriptor, _ = tempfile.mkstemp(prefix="left_over")
-            os.close(descriptor)
+            tempfile.mkdtemp(prefix="left_over")
 
 
 async def test_it_sees_memory() -> None:

@@ -6,10 +6,10 @@ counts: its first answer closes the breaker, its own failures open it, a client'
 neither.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import pybreaker
 
@@ -34,6 +34,8 @@ class Endpoint:
     address: str
     breaker: pybreaker.CircuitBreaker
     active: int = 0
+    opened_at: float = 0.0
+    """When the breaker last opened, by the monotonic clock: the wall clock may jump."""
     probing: bool = False
     serving: bool = True
     """False when it failed last time; such an endpoint is the last choice."""
@@ -102,15 +104,20 @@ class EndpointPool:
     def answered(self, endpoint: Endpoint) -> None:
         """``endpoint`` is well."""
         endpoint.serving = True
-        with suppress(pybreaker.CircuitBreakerError):
+        if endpoint.breaker.current_state == pybreaker.STATE_CLOSED:
             endpoint.breaker.call(_nothing)
+        else:
+            endpoint.breaker.close()
 
     def failed(self, endpoint: Endpoint, error: errors.PerchError) -> None:
         """Something went wrong with ``endpoint``; count it if it is the endpoint's fault."""
         if counts_against_endpoint(error):
             endpoint.serving = False
+            was_closed = endpoint.breaker.current_state == pybreaker.STATE_CLOSED
             with suppress(errors.PerchError, pybreaker.CircuitBreakerError):
                 endpoint.breaker.call(_raise, error)
+            if was_closed or endpoint.probing:
+                endpoint.opened_at = time.monotonic()
 
     def _choose(self, config: RecognitionConfig, avoid: Endpoint | None) -> Endpoint:
         usable = [endpoint for endpoint in self.endpoints if self._usable(endpoint)]
@@ -132,10 +139,7 @@ class EndpointPool:
             return True
         if endpoint.probing:
             return False  # one probe at a time
-        opened_at = endpoint.breaker._state_storage.opened_at  # noqa: SLF001 - pybreaker shows it nowhere else
-        if opened_at is None:
-            return True
-        return (datetime.now(UTC) - opened_at).total_seconds() >= self._config.reset_timeout_s
+        return time.monotonic() - endpoint.opened_at >= self._config.reset_timeout_s
 
     def _breaker(self, address: str) -> pybreaker.CircuitBreaker:
         return pybreaker.CircuitBreaker(
