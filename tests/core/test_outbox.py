@@ -1,9 +1,11 @@
 """Outbox: numbers without gaps, partials that merge, finals that stay."""
 
+from typing import Any
+
 import pytest
 
 from perch.core.messages import Ack, Event, Final, Partial, Pong
-from perch.core.outbox import Outbox, OutboxFull
+from perch.core.outbox import EventsForgotten, Outbox, OutboxFull
 
 
 def partial(segment: int, text: str) -> Partial:
@@ -58,3 +60,57 @@ def test_finals_are_never_dropped_and_too_many_are_an_error() -> None:
     with pytest.raises(OutboxFull):
         outbox.push(final(3))
     assert [event for _, event in everything(outbox)] == [final(0), final(1), final(2)]
+
+
+# --- for a client that comes back --------------------------------------------------------------------
+
+
+def sent(*events: Event, **bounds: Any) -> Outbox:
+    outbox = Outbox(**bounds)
+    for event in events:
+        outbox.push(event)
+        outbox.pop()
+    return outbox
+
+
+def test_what_was_missed_is_sent_again_with_its_numbers_before_anything_new() -> None:
+    outbox = sent(final(0), final(1), final(2))
+    outbox.push(final(3))
+    outbox.resume_after(1)
+    assert everything(outbox) == [(2, final(1)), (3, final(2)), (4, final(3))]
+
+
+def test_what_a_later_event_replaced_is_not_sent_again() -> None:
+    outbox = sent(partial(0, "a"), Ack(1), partial(0, "a b"), Ack(2), final(0), partial(1, "c"))
+    outbox.resume_after(0)
+    assert everything(outbox) == [(4, Ack(2)), (5, final(0)), (6, partial(1, "c"))]
+
+
+def test_what_belongs_to_one_socket_is_not_sent_on_another() -> None:
+    outbox = sent(Pong(), final(0))
+    outbox.push(Pong())
+    outbox.resume_after(0)
+    assert everything(outbox) == [(2, final(0))]
+
+
+@pytest.mark.parametrize("bounds", [{"max_sent": 2}, {"max_sent_bytes": 450}])
+def test_memory_of_what_was_sent_is_bounded_and_what_is_gone_is_not_pretended(bounds: dict[str, int]) -> None:
+    outbox = sent(final(0), final(1), final(2), **bounds)
+    outbox.resume_after(1)
+    assert everything(outbox) == [(2, final(1)), (3, final(2))]
+    with pytest.raises(EventsForgotten):
+        outbox.resume_after(0)
+
+
+def test_a_client_cannot_have_more_than_was_sent() -> None:
+    with pytest.raises(EventsForgotten):
+        sent(final(0)).resume_after(2)
+
+
+def test_another_outbox_goes_on_after_what_was_sent_and_what_waited() -> None:
+    outbox = sent(final(0))
+    outbox.push(final(1))
+    successor = Outbox(sent=outbox.all_sent())
+    successor.push(final(2))
+    successor.resume_after(1)
+    assert everything(successor) == [(2, final(1)), (4, final(2))], "3 was for the goodbye"

@@ -21,6 +21,7 @@ from perch.core.messages import (
     Pong,
     Ready,
     Resume,
+    ResumeOffer,
     SessionConfig,
     Start,
     Stop,
@@ -141,3 +142,39 @@ def test_a_failure_is_told_with_its_code_and_advice() -> None:
     new.receive_failure(errors.EngineFull("full", retry_after=2))
     assert events(new) == [Failed("engine_full", "full", retryable=True, retry_after_s=2)]
     assert new.state is State.CLOSED
+
+
+def test_a_client_that_is_back_hears_what_it_missed_then_where_to_go_on() -> None:
+    new = Session(BACKEND, Limits(), ResumeOffer("t", 30))
+    new.receive_command(START)
+    new.audio_accepted(RATE, 0)
+    events(new)
+    new.receive_resume(1, 8000)
+    assert events(new) == [
+        Ack(RATE),
+        Ready(BACKEND, SessionConfig(), Limits(), ResumeOffer("t", 30), received=8000),
+    ]
+
+
+def test_a_session_that_is_over_has_nothing_to_go_on_with() -> None:
+    new = started()
+    new.receive_command(Stop())
+    new.receive_engine_end()
+    new.receive_resume(1, 0)
+    assert events(new) == [Done(0, 0, "")]
+
+
+def test_too_much_missed_is_not_pretended_to_be_there() -> None:
+    with pytest.raises(errors.ResumeUnknown):
+        started().receive_resume(9, 0)
+
+
+def test_a_session_goes_on_from_its_snapshot() -> None:
+    new = started(SessionConfig(partials=False))
+    new.audio_accepted(RATE, 0)
+    new.receive_hypothesis(Hypothesis("a", is_final=True, words=(Word("a", 0, 10),)))
+    other = Session.restored(new.snapshot(), BACKEND, Limits(), None)
+    other.receive_hypothesis(Hypothesis("a", is_final=True, words=(Word("a", 0, 10),)))  # said again
+    other.receive_hypothesis(Hypothesis("b", is_final=True, words=(Word("b", 20, 30),)))
+    assert [event.segment for event in events(other) if isinstance(event, Final)] == [1]
+    assert (other.accepted, other.config, other.transcript.text) == (RATE, new.config, "a b")
