@@ -33,7 +33,7 @@ _GROUPS = {
     "The gateway's address and access": ("perch_host", "asr_enabled"),
     "Limits": ("perch_max_sessions", "perch_max_parked"),
     "The engine beside the gateway": ("perch_engine_recogniser", "perch_engine_slots"),
-    "Riva or Speech NIM": ("riva_host", "riva_streams_per_channel"),
+    "Riva or Speech NIM": ("riva_host", "perch_grpc_transport"),
     "Logs and traces": ("perch_log_level", "perch_otlp_endpoint"),
 }
 """First and last setting of each group, in the order of ``Settings``."""

@@ -140,6 +140,10 @@ class Settings(BaseSettings):
     riva_streams_per_channel: int = Field(
         80, ge=1, description="Streams on one HTTP/2 connection before another is opened."
     )
+    perch_grpc_transport: Literal["http2", "grpc"] = Field(
+        "http2",
+        description="What carries streams to Riva: http2 (Perch's own, cheaper) or grpc (grpcio's, to compare with).",
+    )
 
     perch_log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line."
@@ -217,9 +221,12 @@ class Settings(BaseSettings):
         own = endpoint is not None
         return RivaConfig(
             endpoints=(endpoint,) if endpoint is not None else self.riva_endpoints(),
-            channel=ChannelConfig(streams_per_channel=self.riva_streams_per_channel)
+            channel=ChannelConfig(
+                transport=self.perch_grpc_transport, streams_per_channel=self.riva_streams_per_channel
+            )
             if own
             else ChannelConfig(
+                transport=self.perch_grpc_transport,
                 tls=self.riva_ssl,
                 root_cert=self.riva_ssl_root_cert,
                 client_cert=self.riva_ssl_client_cert,

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import assert_never, cast
 
 import grpc
 
@@ -151,16 +151,16 @@ class Http2Connection(asyncio.Protocol):
     # --- for the transport ---------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # No isinstance: uvloop's are no subclass of asyncio's.
+        self._transport = writable = cast("asyncio.Transport", transport)
         if self._lost is not None:
-            transport.abort()
+            writable.abort()
             return
         secured = transport.get_extra_info("ssl_object")
         if secured is not None and secured.selected_alpn_protocol() != "h2":
             self._lose("the server does not speak HTTP/2")
             return
-        transport.write(_OPENING)
+        writable.write(_OPENING)
         self._keepalive.start()
 
     def data_received(self, data: bytes) -> None:
