@@ -1,6 +1,7 @@
 """Two gateway processes behind nginx are replaced one after the other while people speak; nobody notices."""
 
 import asyncio
+import itertools
 import shutil
 import socket as socket_module
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ import pytest
 from engines import scripted_engine, tone_speech
 from perch.server.app import STREAM_PATH
 from processes import Running, perch, running
+from relays import relay
 from resuming import ResumingClient, finals
 
 SENTENCES = ["open the door", "stop now", "hello bird", "open now"] * 2
@@ -131,3 +133,26 @@ async def test_a_rolling_restart_loses_no_word_of_any_session(tmp_path: Path) ->
                     for heard in await asyncio.gather(*speaking):
                         assert finals(heard) == undisturbed
             assert all(client.resumed for client in clients), "every process was replaced meanwhile"
+
+
+@pytest.mark.timeout(90)
+async def test_a_session_moves_between_two_processes_that_both_live(tmp_path: Path) -> None:
+    async with scripted_engine() as engine:
+        fleet, ports = Fleet(tmp_path, engine.address), (free_port(), free_port())
+        turns = itertools.cycle(ports)
+        async with (
+            fleet.gateway(ports[0]),
+            fleet.gateway(ports[1]),
+            aiohttp.ClientSession() as http,
+            relay(ports[0], lambda: 120_000) as cutting,
+        ):
+            straight = ResumingClient(http, lambda: f"ws://127.0.0.1:{ports[0]}{STREAM_PATH}", SPEECH)
+            undisturbed = finals(await straight.run())
+
+            def next_process() -> str:
+                cutting.port = next(turns)
+                return f"ws://{cutting.url}{STREAM_PATH}"
+
+            client = ResumingClient(http, next_process, SPEECH, pace_s=0.005)
+            assert finals(await client.run()) == undisturbed
+            assert client.resumed > 2
