@@ -233,6 +233,8 @@ export class TranscriptionStream {
   }
 
   #receiveReady(event) {
+    // A slow network: the server began a session of its own before it was asked to resume one.
+    if (this.#opening === "resume" && event.resume && event.resume.token !== this.#resume.token) return;
     this.#clear("open");
     if (this.#opening === "resume") this.#sent = this.#resumedAt(event);
     else this.#begin();

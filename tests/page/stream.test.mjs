@@ -93,10 +93,25 @@ test("after a drop the session is resumed and audio is sent again from the last 
   await timers.advance(1000);
   sockets[1].open();
   assert.deepEqual(sockets[1].messages, [{ type: "resume", token: "t0", last_seq: 2 }]);
-  sockets[1].say(ready(3, { resume: { token: "t1", ttl_s: 60 } }));
+  sockets[1].say(ready(3, { resume: { token: "t0", ttl_s: 60 } }));
   await timers.advance(500);
   assert.deepEqual(sockets[1].audio, samples(2 * SECOND, 35 * FRAME));
   assert.equal(of(events, "restarted").length, 0);
+});
+
+test("a session begun before the server was asked to resume another is passed over", async () => {
+  const { timers, sockets, record } = begin();
+  openTo(sockets[0], { resume: { token: "t0", ttl_s: 60 } });
+  record(30);
+  await timers.advance(500);
+  sockets[0].say({ type: "ack", seq: 2, audio_s: 1 });
+  sockets[0].drop();
+  await timers.advance(1000);
+  sockets[1].open();
+  sockets[1].say(ready(1, { audio_s: 0, resume: { token: "other", ttl_s: 60 } }));
+  sockets[1].say(ready(3, { audio_s: 2.5, resume: { token: "t0", ttl_s: 60 } }));
+  await timers.advance(500);
+  assert.deepEqual(sockets[1].audio, samples(2.5 * SECOND, 30 * FRAME));
 });
 
 test("a server that says how much audio it holds is believed", async () => {

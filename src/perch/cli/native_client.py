@@ -209,6 +209,11 @@ class _Progress:
     def is_resuming(self) -> bool:
         return self._token is not None
 
+    def is_of_another(self, message: dict[str, Any]) -> bool:
+        """A slow network: the server began a session of its own before it was asked to resume this one."""
+        offer = (message.get("resume") or {}) if message["type"] == "ready" else {}
+        return self._token is not None and offer.get("token", self._token) != self._token
+
     def hello(self, session: Mapping[str, object]) -> dict[str, object]:
         """The first message on a new socket."""
         if self._token is None:
@@ -261,6 +266,8 @@ async def _converse(
                 progress.begin_again(begin)
                 return
             _check(message)
+            if progress.is_of_another(message):
+                continue
             progress.hear(message)
             if message["type"] == "ready" and sending is None:
                 position = progress.position(message["audio_s"])
