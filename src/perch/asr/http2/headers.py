@@ -7,7 +7,7 @@ limit of a server's can forbid.
 
 import base64
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import unquote_to_bytes
 
 import grpc
@@ -87,18 +87,9 @@ class HeaderDecoder:
             ConnectionViolation: ``block`` is not HPACK.
         """
         try:
-            return {
-                bytes(name): bytes(value) for name, value in _pairs(self._decoder.decode(block, raw=True))
-            }
+            return dict(self._decoder.decode(block, raw=True))
         except hpack.HPACKError as error:
             raise ConnectionViolation(ErrorCode.COMPRESSION_ERROR, "headers cannot be decoded") from error
-
-
-def _pairs(fields: Iterable[tuple[str | bytes, str | bytes]]) -> Iterable[tuple[bytes, bytes]]:
-    for name, value in fields:
-        assert isinstance(name, bytes)
-        assert isinstance(value, bytes)
-        yield name, value
 
 
 def is_informational(fields: Mapping[bytes, bytes]) -> bool:
