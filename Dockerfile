@@ -25,6 +25,7 @@ FROM ${PYTHON}
 RUN useradd --uid 10001 --user-group --no-log-init --create-home --home-dir /var/lib/perch perch
 COPY --from=build /opt/perch /opt/perch
 ENV PATH=/opt/perch/bin:$PATH \
+    ORT_DISABLE_TELEMETRY=1 \
     PYTHONUNBUFFERED=1 \
     PERCH_LOG_FORMAT=json
 # Writable by perch: the self-signed certificate is kept here.

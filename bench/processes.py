@@ -59,6 +59,8 @@ async def gateway(riva: str, sessions: int) -> AsyncIterator[Server]:
         "PERCH_LOG_LEVEL": "warning",
         "PERCH_DRAIN_S": "1",
     }
+    if transport := os.environ.get("PERCH_GRPC_TRANSPORT"):
+        environment["PERCH_GRPC_TRANSPORT"] = transport  # the one setting worth comparing
     arguments = ("serve", "--no-tls", "--backend", "riva", "--host", "127.0.0.1", "--port", "0")
     async with _serving(arguments, re.compile(r"open http://localhost(:\d+)/"), environment) as server:
         yield server

@@ -147,8 +147,8 @@ _HELP = {
         "Send at the pace of speech, and read every event as it comes.",
     ),
     "resume_unknown": (
-        "The resume token names no session. This release offers no tokens, so every `resume` ends so.",
-        "Start a new session.",
+        "The token names no session that can be taken up: too late, another API key, or a process that was killed.",
+        "Start a new session, and send the audio again since the last `final`.",
     ),
     "language_unsupported": (
         "Reserved. Today a language that no model knows is reported as `model_unavailable`.",

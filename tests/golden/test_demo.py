@@ -42,6 +42,10 @@ async def test_run_demo_transcribes_real_speech_and_says_what_it_is() -> None:
         rate = word_error_rate([clip.text for clip in clips()], [one.text for one in heard])
         assert rate <= 0.45, f"WER {rate:.1%}"
         assert any("demonstration" in line.lower() for line in gateway.output)
+        async with aiohttp.ClientSession() as session, session.get(gateway.url + "/v1/models") as models:
+            [model] = (await models.json())["data"]
+        assert model["capabilities"]["streaming"]
+        assert model["capabilities"]["offline"]
         children = psutil.Process(gateway.process.pid).children(recursive=True)
         assert await gateway.stop() == 0
     _, alive = psutil.wait_procs(children, timeout=5)

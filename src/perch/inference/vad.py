@@ -6,6 +6,7 @@ together, on one thread that is not the event loop's.
 """
 
 import asyncio
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -157,6 +158,8 @@ def _fail(batch: list[_Job], problem: Exception) -> None:
 
 
 def _open_session() -> _Session:
+    # onnxruntime would otherwise make a device id in the user's cache and report to its maker.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime  # noqa: PLC0415 130 ms that processes without a detector need not pay
 
     options = onnxruntime.SessionOptions()

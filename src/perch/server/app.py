@@ -3,8 +3,8 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -278,22 +278,34 @@ async def ready(request: web.Request) -> web.Response:
 async def models(request: web.Request) -> web.Response:
     parts = request.app[PARTS]
     parts.authenticator.principal(request.headers, request.query)
-    listed = {info.name: _describe(info) for info in parts.monitor.state.models}
-    return web.json_response({"object": "list", "data": list(listed.values())})
+    listed = [_describe(info) for info in _merged(parts.monitor.state.models)]
+    return web.json_response({"object": "list", "data": listed})
 
 
 async def model(request: web.Request) -> web.Response:
     parts = request.app[PARTS]
     parts.authenticator.principal(request.headers, request.query)
     wanted = request.match_info["id"]
-    found = [info for info in parts.monitor.state.models if info.name == wanted]
+    known = _merged(parts.monitor.state.models)
+    found = [info for info in known if info.name == wanted]
     if not found:
-        names = sorted({info.name for info in parts.monitor.state.models})
+        names = sorted(info.name for info in known)
         missing = errors.ModelUnavailable(
             f"There is no model {wanted!r}; there is {', '.join(names) or 'none'}."
         )
         return _error_response(missing, status=404)
     return web.json_response(_describe(found[0]))
+
+
+def _merged(listed: Iterable[ModelInfo]) -> list[ModelInfo]:
+    """One entry per name: Riva lists a model once for streams and once for whole files."""
+    merged: dict[str, ModelInfo] = {}
+    for info in listed:
+        known = merged.get(info.name, info)
+        merged[info.name] = replace(
+            known, streaming=known.streaming or info.streaming, offline=known.offline or info.offline
+        )
+    return list(merged.values())
 
 
 def _describe(info: ModelInfo) -> dict[str, Any]:
