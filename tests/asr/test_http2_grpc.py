@@ -364,8 +364,10 @@ def test_tls_verifies_the_server_on_both_loops(
             async with calling(address, tls=trusted) as calls:
                 assert await echoed(calls, [bytes(100_000)]) == [bytes(100_000), None]
             async with calling(address, tls=TlsFiles()) as stranger:
-                with pytest.raises(errors.EngineUnavailable):
+                with pytest.raises(errors.EngineUnavailable) as refused:
                     await echoed(stranger, [b"x"])
+                assert "CERTIFICATE_VERIFY_FAILED" in str(refused.value.__cause__), "for the operator's log"
+                assert "CERTIFICATE" not in refused.value.message
             async with calling(address) as in_clear:
                 with pytest.raises(errors.EngineUnavailable):
                     await echoed(in_clear, [b"x"])

@@ -28,6 +28,13 @@ _OK = Status(grpc.StatusCode.OK)
 _CANCELLED = Status(grpc.StatusCode.CANCELLED, "the call was cancelled")
 
 
+class CallEnded(Exception):
+    """How a call ended, in the words of whoever ended it: the cause of the error a caller gets, for logs."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(f"{status.code.name}: {status.details}")
+
+
 class Carrier(Protocol):
     """A connection, as its calls see it."""
 
@@ -84,7 +91,7 @@ class Http2Call:
     async def connect(self) -> None:
         await self._joins.join(self)
         if self._carrier is None:
-            raise error_from_status(self._status or _CANCELLED)
+            raise _error(self._status or _CANCELLED)
 
     async def write(self, request: bytes) -> None:
         carrier = self._writable()
@@ -109,7 +116,7 @@ class Http2Call:
             if self._status is not None:
                 if self._status.code is grpc.StatusCode.OK:
                     return None
-                raise error_from_status(self._status)
+                raise _error(self._status)
             self._reader = asyncio.get_running_loop().create_future()
             try:
                 await self._reader
@@ -252,6 +259,12 @@ class Http2Call:
             self._carrier.forget(self._stream)
         _wake(self._reader)
         _wake(self._writer)
+
+
+def _error(status: Status) -> errors.PerchError:
+    error = error_from_status(status)
+    error.__cause__ = CallEnded(status)
+    return error
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

@@ -10,7 +10,7 @@ import grpc
 
 from perch import errors
 from perch.asr.http2 import frames
-from perch.asr.http2.call import STREAM_WINDOW, Http2Call
+from perch.asr.http2.call import STREAM_WINDOW, CallEnded, Http2Call
 from perch.asr.http2.dial import Target, dial
 from perch.asr.http2.frames import MAX_WINDOW, ConnectionViolation, ErrorCode, FrameParser, Setting
 from perch.asr.http2.headers import HeaderDecoder
@@ -113,7 +113,7 @@ class Http2Connection(asyncio.Protocol):
         """
         await self._settled.wait()
         if self._lost is not None:
-            raise error_from_status(self._lost)
+            raise error_from_status(self._lost) from CallEnded(self._lost)
 
     def open(self, call: Http2Call) -> bool:
         """Begin ``call``, if there is room for it."""

@@ -86,4 +86,4 @@ async def dial(target: Target, protocol: asyncio.Protocol) -> None:
             server_hostname=target.server_name if target.tls is not None else None,
         )
     except (OSError, ValueError) as error:  # a ValueError: no name a resolver takes
-        raise errors.EngineUnavailable(f"cannot connect ({type(error).__name__})") from error
+        raise errors.EngineUnavailable(f"cannot connect to {target.host}: {error}") from error
