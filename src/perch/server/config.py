@@ -53,6 +53,8 @@ class GatewayConfig:
     admission: AdmissionConfig = field(default_factory=AdmissionConfig)
     resume: ResumeConfig = field(default_factory=ResumeConfig)
     heartbeat_s: float = 20.0
+    request_head_s: float = 15.0
+    """A connection that has not sent a whole request by then is ended."""
     start_grace_s: float = 1.0
     """A client that says nothing for this long is told ``ready`` with the defaults."""
     drain_s: float = 20.0

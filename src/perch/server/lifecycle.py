@@ -11,6 +11,7 @@ from aiohttp import web
 
 from perch.errors import GoingAway
 from perch.server.app import CONFIG, PARTS, Parts
+from perch.server.handshakes import drop_silent
 
 log = structlog.get_logger(__name__)
 
@@ -46,12 +47,16 @@ async def serve(
             backlog=1024,
         )
         await site.start()
+        assert runner.server is not None
+        dropping = asyncio.create_task(drop_silent(runner.server, config.request_head_s), name="silent-watch")
         with _Signals(stop, force):
             on_listening(_port(runner))
             gc.collect()
             gc.freeze()  # what exists now lives as long as the process; the collector need not look at it again
             await stop.wait()
             await drain(app[PARTS], config.drain_s, force)
+            dropping.cancel()
+            await asyncio.wait([dropping])
     finally:
         await runner.cleanup()
 
