@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from engines import scripted_engine
+from engines import engine_over, scripted_engine
 from fakes.riva_server import ScriptedRiva, response, result, serving
 from perch import errors
 from perch.asr.attempt import AttemptTimeouts
@@ -20,6 +20,7 @@ from perch.audio.tones import synthesise
 from perch.core.audio import RATE
 from perch.core.messages import Final, Notice
 from perch.core.speech import Hypothesis, RecognitionConfig
+from perch.inference.scripted import ScriptedRecogniser
 from transports import channel
 
 pytestmark = pytest.mark.usefixtures("transport")
@@ -314,3 +315,18 @@ async def test_a_successor_goes_on_where_a_stream_was_left() -> None:
         await second.run(keep)
         await asking.aclose()
     assert [(w.text, w.start, w.end) for final in heard for w in final.words] == expected
+
+
+async def test_an_engine_that_says_it_does_not_serve_gets_no_new_streams() -> None:
+    ill, well = ScriptedRecogniser(), ScriptedRecogniser()
+    async with engine_over(ill) as first, engine_over(well) as second:
+        asking = client(first.address, second.address)
+        ill.fail("told to")
+        assert await asking.models()
+        assert [endpoint.serving for endpoint in asking.pool.endpoints] == [False, True]
+        with asking.pool.lease() as chosen:
+            assert chosen.address == second.address
+        well.fail("told to")
+        with pytest.raises(errors.EngineUnavailable):
+            await asking.models()
+        await asking.aclose()

@@ -21,7 +21,7 @@ from perch.asr.stream import ResumableStream, StreamConfig
 from perch.core.messages import Backend, Notice
 from perch.core.speech import Endpointing, Hypothesis, ModelInfo, RecognitionConfig
 from perch.riva import convert, wire
-from perch.riva.proto import GET_CONFIG, RECOGNIZE, asr
+from perch.riva.proto import GET_CONFIG, HEALTH_CHECK, RECOGNIZE, asr, health_pb2
 from perch.riva.status import Status, error_from_status
 
 _CHECK_EVERY_S = 0.5
@@ -136,10 +136,33 @@ class RivaASRClient(ASRClient):
                 asr.RivaSpeechRecognitionConfigResponse.FromString,
                 self._config.rpc_timeout_s,
             )
+            endpoint.models = tuple(convert.models_from_proto(response))
+            await self._check_health(endpoint)
         except errors.PerchError as error:
             return error
-        endpoint.models = tuple(convert.models_from_proto(response))
         return None
+
+    async def _check_health(self, endpoint: Endpoint) -> None:
+        """Ask grpc.health too, where there is one: an engine may answer and still not be fit to recognise.
+
+        Raises:
+            EngineUnavailable: It says that it does not serve.
+        """
+        try:
+            health = await self._unary(
+                endpoint,
+                HEALTH_CHECK,
+                health_pb2.HealthCheckRequest(),
+                health_pb2.HealthCheckResponse.FromString,
+                self._config.rpc_timeout_s,
+            )
+        except errors.EngineFault as error:
+            if isinstance(error, errors.EngineRefused):
+                return  # not implemented, or not for us: the models it listed are answer enough
+            raise
+        if health.status == health_pb2.HealthCheckResponse.NOT_SERVING:
+            endpoint.serving = False
+            raise errors.EngineUnavailable("The speech engine says that it is not serving.")
 
     async def aclose(self) -> None:
         if self._watchdog is not None:
