@@ -49,7 +49,7 @@ async def engine() -> AsyncIterator[Server]:
 @asynccontextmanager
 async def gateway(riva: str, sessions: int) -> AsyncIterator[Server]:
     """The gateway in front of ``riva``, willing to take ``sessions`` from this address for as long as it takes."""
-    most = str(max(sessions, 500))
+    most = str(max(sessions, 500) + 100)  # sessions that wait for their client to come back count too
     environment = {
         "RIVA_HOST": riva,
         "PERCH_MAX_SESSIONS": most,
