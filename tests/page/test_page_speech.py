@@ -54,4 +54,5 @@ async def test_spoken_words_appear_on_the_page(voice_48k: Path) -> None:
         heard = " ".join(await finals(page))
     assert problems == []
     assert word_error_rate([said], [heard]) <= 0.6, heard
-    assert "country" in normalised(heard)
+    # The recogniser hears the end of the sentence differently from run to run; these words it always gets.
+    assert "fellow americans" in normalised(heard)
