@@ -136,7 +136,7 @@ class ASRClient(ABC):
 
         # A task of its own, not a TaskGroup around the yield: a failure must reach the consumer when it
         # asks for the next event, not cancel whatever the consumer is doing.
-        work = asyncio.create_task(_feed_and_run(stream, audio_iter, sample_rate, deliver))
+        work = asyncio.create_task(feed_and_run(stream, audio_iter, sample_rate, deliver))
         work.add_done_callback(lambda _: changed.set())
         try:
             while not work.done() or outbox:
@@ -179,9 +179,10 @@ def _with(config: RecognitionConfig, partials: bool, hotwords: Sequence[str | Ho
     return replace(config, interim_results=partials, hotwords=config.hotwords + extra)
 
 
-async def _feed_and_run(
+async def feed_and_run(
     stream: ASRStream, audio_iter: AsyncIterable[bytes], sample_rate: int, deliver: Deliver
 ) -> None:
+    """Give ``stream`` the audio as the engine takes it, and run it; the first failure of either is raised."""
     feeding = asyncio.create_task(_feed(stream, audio_iter, sample_rate))
     running = asyncio.create_task(stream.run(deliver))
     try:

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Self
 
 import grpc
@@ -13,11 +14,12 @@ import grpc.aio
 from perch import errors
 from perch.asr import discovery
 from perch.asr.attempt import Attempt, AttemptTimeouts
-from perch.asr.base import ASRClient, ASRStream, StreamState
+from perch.asr.base import ASRClient, ASRStream, StreamState, feed_and_run
 from perch.asr.channels import ChannelConfig, Channels
 from perch.asr.mock import MockASRClient
 from perch.asr.pool import Endpoint, EndpointPool, PoolConfig
 from perch.asr.stream import ResumableStream, StreamConfig
+from perch.core.audio import RATE, samples_to_bytes
 from perch.core.messages import Backend, Notice
 from perch.core.speech import Endpointing, Hypothesis, ModelInfo, RecognitionConfig
 from perch.riva import convert, wire
@@ -88,12 +90,7 @@ class RivaASRClient(ASRClient):
     ) -> ASRStream:
         wanted = self._completed(config)
         failed: list[Endpoint] = []  # the one this stream saw fail last, to be tried after all others
-
-        @asynccontextmanager
-        async def open_attempt() -> AsyncIterator[Attempt]:
-            async with self._attempt(wanted, stream_id, failed) as attempt:
-                yield attempt
-
+        open_attempt = partial(self._attempt, wanted, stream_id, failed)
         return ResumableStream(open_attempt, self._config.stream, state)
 
     async def recognize(self, pcm: bytes, config: RecognitionConfig) -> list[Hypothesis]:
@@ -242,20 +239,11 @@ class RivaASRClient(ASRClient):
         finals: list[Hypothesis] = []
         stream = self.stream(replace(config, interim_results=False))
 
-        async def feed() -> None:
-            step = 32_000
-            for position in range(0, len(pcm), step):
-                stream.send(pcm[position : position + step])
-                await stream.room(10 * step)
-            stream.end()
-
         def collect(heard: Hypothesis | Notice) -> None:
             if isinstance(heard, Hypothesis) and heard.is_final:
                 finals.append(heard)
 
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(stream.run(collect))
-            tasks.create_task(feed())
+        await feed_and_run(stream, _pieces(pcm), RATE, collect)
         return finals
 
     async def _unary(
@@ -288,3 +276,10 @@ class RivaASRClient(ASRClient):
 def _metadata(config: RivaConfig) -> tuple[tuple[str, str], ...]:
     bearer = (("authorization", f"Bearer {config.api_key}"),) if config.api_key else ()
     return (*bearer, *((key.lower(), value) for key, value in config.metadata))
+
+
+async def _pieces(pcm: bytes) -> AsyncIterator[bytes]:
+    """A second at a time."""
+    step = samples_to_bytes(RATE)
+    for position in range(0, len(pcm), step):
+        yield pcm[position : position + step]
