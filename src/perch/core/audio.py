@@ -23,10 +23,19 @@ class Encoding(StrEnum):
     FLOAT32 = "float32"
     MULAW = "mulaw"
     ALAW = "alaw"
+    OPUS = "opus"
+    """One Opus packet per frame, without a container (RFC 6716)."""
+    CONTAINER = "container"
+    """A file as it grows: WAV, Ogg, WebM, FLAC, MP3; found out from its first bytes."""
+
+    @property
+    def is_samples(self) -> bool:
+        """True where bytes are samples, so that a position in one is a position in the other."""
+        return self in _WIDTHS
 
     @property
     def width(self) -> int:
-        """Bytes per sample."""
+        """Bytes per sample, where ``is_samples``."""
         return _WIDTHS[self]
 
 
@@ -35,16 +44,26 @@ _WIDTHS = {Encoding.PCM16: 2, Encoding.FLOAT32: 4, Encoding.MULAW: 1, Encoding.A
 
 @dataclass(frozen=True, slots=True)
 class AudioFormat:
-    """What a client sends: encoding, samples per second (8,000 to 48,000) and channels."""
+    """What a client sends: encoding, samples per second (8,000 to 48,000) and channels.
+
+    Each channel is recognised by itself, unless ``mix`` says to make one of them first. A container says
+    itself what its rate is; its channels are mixed unless ``channels`` says how many there are.
+    """
 
     encoding: Encoding = Encoding.PCM16
     sample_rate: int = RATE
     channels: int = 1
+    mix: bool = False
 
     @property
     def is_native(self) -> bool:
         """True when the bytes are what the inside of Perch uses, so nothing needs converting."""
         return self.encoding is Encoding.PCM16 and self.sample_rate == RATE and self.channels == 1
+
+    @property
+    def streams(self) -> int:
+        """Channels that are recognised by themselves."""
+        return 1 if self.mix else self.channels
 
     @property
     def bytes_per_second(self) -> int:

@@ -32,9 +32,14 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Audio:
-    """Samples as the client sent them, in the format it declared."""
+    """Samples as the client sent them, in the format it declared.
+
+    Channels are interleaved in ``payload``, or it is all of one ``channel`` (from 0) where a dialect sends
+    each by itself.
+    """
 
     payload: bytes
+    channel: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,17 @@ class Resume:
     last_seq: int
 
 
-Command = Start | Audio | Finalize | Stop | Ping | Resume
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A frame that only the dialect understands, in the order of the session's events.
+
+    A codec returns it among the commands of a frame, and is given it back as an event to send.
+    """
+
+    text: str
+
+
+Command = Start | Audio | Finalize | Stop | Ping | Resume | Reply
 
 # --- session → client --------------------------------------------------------------------------------
 
@@ -113,6 +128,7 @@ class Partial:
     start: int
     end: int
     stability: float = 0.0
+    channel: int = 0
     is_final: ClassVar[bool] = False
 
 
@@ -127,6 +143,7 @@ class Final:
     words: tuple[Word, ...] = ()
     confidence: float | None = None
     language: str = ""
+    channel: int = 0
     is_final: ClassVar[bool] = True
 
 
@@ -136,11 +153,21 @@ class SpeechStarted:
 
     segment: int
     at: int
+    channel: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class UtteranceEnd:
     segment: int
+    at: int
+    channel: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finalized:
+    """What was asked for by ``Finalize`` has been said: finals cover the audio up to this position, or it
+    held no speech. Only dialects that ask for it are told."""
+
     at: int
 
 
@@ -184,4 +211,17 @@ class Done:
     text: str
 
 
-Event = Ready | Partial | Final | SpeechStarted | UtteranceEnd | Ack | Notice | Pong | Failed | Done
+Event = (
+    Ready
+    | Partial
+    | Final
+    | SpeechStarted
+    | UtteranceEnd
+    | Finalized
+    | Ack
+    | Notice
+    | Pong
+    | Reply
+    | Failed
+    | Done
+)

@@ -1,46 +1,80 @@
 """What a dialect is: a translation between frames of a WebSocket and the session's messages.
 
-A protocol object belongs to one connection and does no I/O. Adding a dialect adds a file beside this one.
+A codec belongs to one connection and does no I/O: it knows no clock but ``Request.now`` and makes no random
+numbers but by ``Request.new_id``. Adding a dialect adds a file beside this one and a row to
+``server/dialects.py``.
 """
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from perch.core.messages import Command, Event, SessionConfig, Start
+from perch.core.messages import Backend, Command, Event, Limits, SessionConfig, Start
+from perch.core.speech import ModelInfo
 from perch.errors import PerchError
 
 Dumps = Callable[[Mapping[str, Any]], str]
 """Serialises a JSON object; passed in so that the server can use a faster one than the standard library's."""
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a codec is told of the request that opens its connection."""
+
+    stream_id: str
+    now: float
+    """Unix time, seconds."""
+    new_id: Callable[[str], str]
+    """Makes an identifier nobody has had, with the given prefix (``"item_"``)."""
+    query: Sequence[tuple[str, str]] = ()
+    """In order, names repeated as in the URL, credentials taken out."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Case-insensitive, credentials not taken out: do not repeat any of it to the client."""
+    defaults: SessionConfig = field(default_factory=SessionConfig)
+    backend: Backend = field(default_factory=lambda: Backend("riva"))
+    models: Sequence[ModelInfo] = ()
+    limits: Limits = field(default_factory=Limits)
+    dumps: Dumps = json.dumps
+
+    @property
+    def mock(self) -> bool:
+        """Whether every frame must say that nothing is recognised (``"mock": true``)."""
+        return self.backend.kind == "mock"
+
+
 class WireProtocol(Protocol):
     """One dialect on one connection."""
 
-    subprotocol: str | None
-    """The WebSocket subprotocol the server selects, if the client offered it."""
+    resumable: bool
+    """Whether its clients can take up a session on another socket."""
+    confirms_finalize: bool
+    """Whether it is to be told ``Finalized``."""
+    idle_timeout_s: float | None
+    """The dialect's own limit of seconds without any frame from the client; None leaves it to the gateway."""
 
-    def opening(self) -> Command | None:
-        """A command the request itself already carries (its query), if any."""
+    def opening(self) -> Sequence[Command]:
+        """Commands the request itself already carries, and what the server says first (``Reply``)."""
         ...
 
     def implicit_start(self) -> Start:
         """What a client gets that begins with audio, or with nothing at all for a while."""
         ...
 
-    def decode_text(self, frame: str) -> Command:
+    def decode_text(self, frame: str) -> Sequence[Command]:
         """Translate a text frame.
 
         Raises:
-            BadMessage, BadConfig: It is not in the dialect.
+            ClientFault: It is not in the dialect, and the dialect ends a connection for that.
         """
         ...
 
-    def decode_binary(self, frame: bytes) -> Command:
-        """Translate a binary frame."""
+    def decode_binary(self, frame: bytes) -> Sequence[Command]:
+        """Translate a binary frame; raises as ``decode_text``."""
         ...
 
-    def encode(self, seq: int, event: Event) -> str | None:
-        """Translate an event into a text frame, or None if the dialect has no word for it."""
+    def encode(self, seq: int, event: Event) -> Sequence[str]:
+        """Translate an event into text frames: none, if the dialect has no word for it."""
         ...
 
     def resumed(self, stream_id: str, config: SessionConfig) -> None:
@@ -50,3 +84,16 @@ class WireProtocol(Protocol):
     def close_code(self, error: PerchError) -> int:
         """The WebSocket close code that ``error`` ends the connection with."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """A dialect as the server needs it before there is a connection."""
+
+    name: str
+    open: Callable[[Request], WireProtocol]
+    """Makes the codec of a connection; a ``ClientFault`` it raises is answered over HTTP, before the upgrade."""
+    refusal: Callable[[PerchError], Mapping[str, Any]]
+    """The JSON body of such an answer."""
+    subprotocols: tuple[str, ...] = ()
+    """WebSocket subprotocols it selects from, the preferred first."""
