@@ -46,6 +46,9 @@ class Lease:
         self.release()
         return Lease(self._admission, self._scopes)
 
+    def spend(self, audio_s: float) -> None:
+        """Count audio that was accepted, against what the caller may send."""
+
     def confirm(self) -> None:
         """A session of its own begins.
 

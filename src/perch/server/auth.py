@@ -3,6 +3,8 @@
 import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from perch.errors import OriginRefused, Unauthorized
@@ -10,6 +12,30 @@ from perch.errors import OriginRefused, Unauthorized
 KEY_SUBPROTOCOL = "perch-key."
 """Browsers cannot set headers on a WebSocket; they offer ``perch-key.<key>`` beside ``perch.v1``."""
 ANONYMOUS = "anonymous"
+_CREDENTIALS = {"api_key", "token", "access_token", "key"}
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is calling. ``name`` is stable and does not reveal the key."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Every place of a request where a credential can be."""
+
+    headers: Mapping[str, str]
+    query: Mapping[str, str]
+    path_token: str = ""
+    """What stands for ``{token}`` in the path, for callers that can send nothing else."""
+    peer_certificate: Mapping[str, Any] | None = None
+
+
+def strip_credentials(query: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The parameters of a URL without those that carry a credential."""
+    return [(name, value) for name, value in query if name not in _CREDENTIALS]
 
 
 class Authenticator:
@@ -22,15 +48,16 @@ class Authenticator:
     def required(self) -> bool:
         return bool(self._digests)
 
-    def principal(self, headers: Mapping[str, str], query: Mapping[str, str]) -> str:
-        """A stable name for the caller that does not reveal its key.
+    async def authenticate(self, credentials: Credentials, scope: str) -> Principal:
+        """Who is calling, if it may do what ``scope`` names.
 
         Raises:
             Unauthorized: A key is needed, and there is none or a wrong one.
         """
+        del scope
         if not self._digests:
-            return ANONYMOUS
-        key = presented_key(headers, query)
+            return Principal(ANONYMOUS)
+        key = presented_key(credentials.headers, credentials.query) or credentials.path_token or None
         if key is None:
             raise Unauthorized(
                 "An API key is needed: send it as 'Authorization: Bearer KEY', 'X-API-Key: KEY', "
@@ -40,7 +67,7 @@ class Authenticator:
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         if not any(matches):
             raise Unauthorized("The API key is not known here.")
-        return f"key-{digest[:8].hex()}"
+        return Principal(f"key-{digest[:8].hex()}")
 
 
 def presented_key(headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:
