@@ -21,7 +21,7 @@ from pydantic_core import PydanticUndefined
 from perch import errors
 from perch.cli.main import VERBS
 from perch.protocols.native import CLOSE_CODES, CLOSE_INTERNAL
-from perch.server.app import _STATUS
+from perch.server.replies import STATUS
 from perch.settings import _SECRETS, Settings
 
 REFERENCE = Path("docs/reference")
@@ -107,7 +107,7 @@ _BEFORE_UPGRADE = {
 }
 """The codes a request can be refused with over HTTP; all others happen inside a session."""
 
-_HTTP = {**_STATUS, "model_unavailable": 404}
+_HTTP = {**STATUS, "model_unavailable": 404}
 
 _HELP = {
     "bad_message": (

@@ -16,8 +16,10 @@ from aiohttp import web
 from perch.asr.base import ASRClient
 from perch.observability.metrics import Metrics
 from perch.observability.tracing import Tracing
-from perch.server.app import PARTS, STREAM_PATH, Parts, build_app
+from perch.server.app import build_app
 from perch.server.config import GatewayConfig
+from perch.server.dialects import STREAM_PATH
+from perch.server.parts import PARTS, Parts
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = json.loads((ROOT / "docs/reference/native-events.schema.json").read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from engines import scripted_engine, tone_speech
-from perch.server.app import STREAM_PATH
+from perch.server.dialects import STREAM_PATH
 from processes import Running, perch, running
 from relays import relay
 from resuming import ResumingClient, finals

@@ -1,8 +1,9 @@
 """One gateway with the embedded recogniser for all clients, and what it hears by Perch's own dialect."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import cache
 
@@ -32,21 +33,21 @@ class Demo:
 
 @pytest.fixture(scope="session")
 def demo() -> Iterator[Demo]:
-    """A process that outlives the event loops of the tests, so it has a loop of its own to be started on."""
-    environment = {"PERCH_API_KEYS": KEY}
-    with asyncio.Runner() as runner:
-        starting = _started(environment)
-        url = runner.run(anext(starting))
-        try:
-            yield Demo(url, url.replace("http", "ws", 1))
-        finally:
-            with contextlib.suppress(StopAsyncIteration):
-                runner.run(anext(starting))
-
-
-async def _started(environment: dict[str, str]) -> AsyncIterator[str]:
-    async with running(*perch("demo", "--port", "0"), environment=environment) as gateway:
-        yield gateway.url.replace("localhost", "127.0.0.1")
+    """It outlives the event loops of the tests, so it has a loop of its own, in a thread that reads its log."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="demo gateway")
+    thread.start()
+    stack = AsyncExitStack()
+    started = running(*perch("demo", "--port", "0"), environment={"PERCH_API_KEYS": KEY})
+    try:
+        gateway = asyncio.run_coroutine_threadsafe(stack.enter_async_context(started), loop).result(60)
+        url = gateway.url.replace("localhost", "127.0.0.1")
+        yield Demo(url, url.replace("http", "ws", 1))
+    finally:
+        asyncio.run_coroutine_threadsafe(stack.aclose(), loop).result(60)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
 
 
 async def _transcribed(demo: Demo, clip: Clip) -> str:

@@ -177,4 +177,4 @@ def test_a_session_goes_on_from_its_snapshot() -> None:
     other.receive_hypothesis(Hypothesis("a", is_final=True, words=(Word("a", 0, 10),)))  # said again
     other.receive_hypothesis(Hypothesis("b", is_final=True, words=(Word("b", 20, 30),)))
     assert [event.segment for event in events(other) if isinstance(event, Final)] == [1]
-    assert (other.accepted, other.config, other.transcript.text) == (RATE, new.config, "a b")
+    assert (other.accepted, other.config, other.text) == (RATE, new.config, "a b")

@@ -14,7 +14,7 @@ from engines import scripted_engine, tone_speech
 from gateways import gateway
 from perch.asr.riva_client import RivaASRClient, RivaConfig
 from perch.core.messages import Backend
-from perch.server.app import STREAM_PATH
+from perch.server.dialects import STREAM_PATH
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 

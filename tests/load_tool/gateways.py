@@ -9,8 +9,9 @@ from aiohttp import web
 from perch.asr.riva_client import RivaASRClient
 from perch.observability.metrics import Metrics
 from perch.observability.tracing import Tracing
-from perch.server.app import STREAM_PATH, build_app
+from perch.server.app import build_app
 from perch.server.config import GatewayConfig
+from perch.server.dialects import STREAM_PATH
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from load_tool.gateways import mock_gateway
 from perch.observability.logging import configure_logging
 from perch.observability.metrics import Metrics
 from perch.observability.tracing import Tracing
-from perch.server.app import STREAM_PATH
+from perch.server.dialects import STREAM_PATH
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 HEADERS = {"Traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}

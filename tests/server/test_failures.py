@@ -16,8 +16,8 @@ from perch.asr.stream import StreamConfig
 from perch.audio.tones import synthesise
 from perch.core.messages import Backend
 from perch.riva.proto import asr, asr_grpc
-from perch.server.app import STREAM_ALIAS, STREAM_PATH
 from perch.server.config import GatewayConfig
+from perch.server.dialects import STREAM_ALIAS, STREAM_PATH
 from perch.server.lifecycle import drain
 
 SPEECH = synthesise(["open the door"])

@@ -33,7 +33,11 @@ SESSION = Exported(
         ),
         accepted=160,
         acked=16,
-        transcript=TranscriptState(2, 150, ("one", "two"), "thr", speaking=True),
+        transcripts=(
+            TranscriptState(2, 150, ((0, "one"), (70, "two")), "thr", segment=2, since=151),
+            TranscriptState(),
+        ),
+        following_segment=3,
         sent=SentEvents(
             9,
             1,
@@ -48,7 +52,7 @@ SESSION = Exported(
             ),
         ),
     ),
-    stream=StreamState(150, b"\n\0\1\2\n"),
+    streams=(StreamState(150, b"\n\0\1\2\n"), StreamState(0, b"\n\3")),
 )
 
 

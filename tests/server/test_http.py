@@ -9,7 +9,7 @@ import pytest
 from gateways import cut, gateway, transcribe
 from perch.asr.mock import MockASRClient
 from perch.errors import OriginRefused, Unauthorized
-from perch.server.auth import Authenticator, check_origin
+from perch.server.auth import Authenticator, Credentials, check_origin
 from perch.server.config import GatewayConfig, TlsConfig
 from perch.server.tls import server_context
 
@@ -26,21 +26,25 @@ KEYED = GatewayConfig(api_keys=("first-key", "second-key"))
         ({}, {"api_key": "first-key"}),
     ],
 )
-def test_a_key_is_found_wherever_a_client_can_put_it(headers: dict[str, str], query: dict[str, str]) -> None:
-    assert Authenticator(KEYED.api_keys).principal(headers, query).startswith("key-")
+async def test_a_key_is_found_wherever_a_client_can_put_it(
+    headers: dict[str, str], query: dict[str, str]
+) -> None:
+    principal = await Authenticator(KEYED.api_keys).authenticate(Credentials(headers, query), "transcribe")
+    assert principal.name.startswith("key-")
 
 
 @pytest.mark.parametrize(
     "headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic first-key"}]
 )
-def test_without_a_right_key_nobody_comes_in(headers: dict[str, str]) -> None:
+async def test_without_a_right_key_nobody_comes_in(headers: dict[str, str]) -> None:
     with pytest.raises(Unauthorized):
-        Authenticator(KEYED.api_keys).principal(headers, {})
+        await Authenticator(KEYED.api_keys).authenticate(Credentials(headers, {}), "transcribe")
 
 
-def test_a_principal_names_the_key_without_revealing_it() -> None:
+async def test_a_principal_names_the_key_without_revealing_it() -> None:
     authenticator = Authenticator(KEYED.api_keys)
-    names = {authenticator.principal({"X-API-Key": key}, {}) for key in KEYED.api_keys}
+    given = [Credentials({"X-API-Key": key}, {}) for key in KEYED.api_keys]
+    names = {(await authenticator.authenticate(credentials, "transcribe")).name for credentials in given}
     assert len(names) == 2
     assert not any(key in name for key in KEYED.api_keys for name in names)
 

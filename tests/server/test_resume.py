@@ -19,8 +19,8 @@ from gateways import Gateway, Heard, cut, gateway, listen, next_event, transcrib
 from perch.asr.mock import MockASRClient
 from perch.asr.riva_client import RivaASRClient, RivaConfig
 from perch.core.messages import Backend
-from perch.server.app import STREAM_PATH
 from perch.server.config import AdmissionConfig, GatewayConfig, ResumeConfig
+from perch.server.dialects import STREAM_PATH
 from perch.server.lifecycle import drain
 from relays import relay
 from resuming import ResumingClient, finals

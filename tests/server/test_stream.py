@@ -181,9 +181,9 @@ BAD_FIRST_FRAMES = {
     "unknown key": ('{"type": "start", "config": {"rate": 16000}}', "bad_config", "'rate'"),
     "wrong rate": ('{"type": "start", "config": {"sample_rate": 4000}}', "bad_config", "8000 to 48000"),
     "two mistakes": (
-        '{"type": "start", "config": {"words": 7, "channels": 2}}',
+        '{"type": "start", "config": {"words": 7, "channels": 9}}',
         "bad_config",
-        "channels must be 1",
+        "channels must be a whole",
     ),
     "unknown type": ('{"type": "begin"}', "bad_message", "start"),
     "no object": ("[1]", "bad_message", "JSON object"),

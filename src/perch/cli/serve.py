@@ -14,11 +14,12 @@ from perch.asr.riva_client import RivaASRClient
 from perch.observability.logging import configure_logging
 from perch.observability.metrics import Metrics
 from perch.observability.tracing import ExporterMissing, Tracing, otlp_provider
-from perch.server.app import PARTS, build_app
+from perch.server.app import build_app
 from perch.server.config import GatewayConfig
 from perch.server.engine_process import EngineProcess
 from perch.server.lifecycle import serve
 from perch.server.monitor import EngineState
+from perch.server.parts import PARTS
 from perch.server.tls import server_context
 
 

@@ -14,6 +14,7 @@ BYTES_PER_SAMPLE = 2
 
 MIN_RATE = 8_000
 MAX_RATE = 48_000
+MAX_CHANNELS = 8
 
 
 class Encoding(StrEnum):

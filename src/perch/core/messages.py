@@ -166,7 +166,8 @@ class UtteranceEnd:
 @dataclass(frozen=True, slots=True)
 class Finalized:
     """What was asked for by ``Finalize`` has been said: finals cover the audio up to this position, or it
-    held no speech. Only dialects that ask for it are told."""
+    held no speech. Only dialects that ask for it are told.
+    """
 
     at: int
 

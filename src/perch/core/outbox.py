@@ -11,9 +11,9 @@ and what belongs to one socket only (``ready``, ``pong``, ``error``) is not sent
 from collections import deque
 from dataclasses import dataclass
 
-from perch.core.messages import Ack, Event, Failed, Final, Partial, Pong, Ready
+from perch.core.messages import Ack, Event, Failed, Final, Finalized, Partial, Pong, Ready, Reply
 
-_OF_ONE_SOCKET = Ready | Pong | Failed
+_OF_ONE_SOCKET = Ready | Pong | Failed | Reply | Finalized
 _EVENT_BYTES = 200
 _WORD_BYTES = 120
 
@@ -62,7 +62,8 @@ class Outbox:
         self._sent: dict[int, Event] = {}
         self._sent_bytes = 0
         self._forgotten = 0  # number of the newest event that was let go for want of room
-        self._replaceable: dict[type[Event], int] = {}  # numbers of the newest partial and acknowledgement
+        self._newest_ack = 0  # their numbers: what is newer takes their place
+        self._newest_partial: dict[int, int] = {}  # by channel
         if sent is not None:
             self._seq, self._forgotten = sent.seq, sent.forgotten
             for seq, event in sent.events:
@@ -123,10 +124,12 @@ class Outbox:
         if isinstance(event, _OF_ONE_SOCKET):
             return
         if isinstance(event, Partial | Final):
-            self._let_go(self._replaceable.pop(Partial, 0))
-        if isinstance(event, Partial | Ack):
-            self._let_go(self._replaceable.pop(type(event), 0))
-            self._replaceable[type(event)] = seq
+            self._let_go(self._newest_partial.pop(event.channel, 0))
+            if isinstance(event, Partial):
+                self._newest_partial[event.channel] = seq
+        elif isinstance(event, Ack):
+            self._let_go(self._newest_ack)
+            self._newest_ack = seq
         self._sent[seq] = event
         self._sent_bytes += _size(event)
         while len(self._sent) > self._max_sent or self._sent_bytes > self._max_sent_bytes:

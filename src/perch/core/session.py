@@ -23,14 +23,17 @@ from perch.core.messages import (
     Backend,
     Command,
     Done,
+    Event,
     Failed,
     Finalize,
+    Finalized,
     Limits,
     Notice,
     Partial,
     Ping,
     Pong,
     Ready,
+    Reply,
     Resume,
     ResumeOffer,
     SessionConfig,
@@ -39,7 +42,7 @@ from perch.core.messages import (
 )
 from perch.core.outbox import EventsForgotten, Outbox, OutboxFull, SentEvents
 from perch.core.speech import Hypothesis
-from perch.core.transcript import Transcript, TranscriptState
+from perch.core.transcript import SegmentNumbers, Transcript, TranscriptState
 
 
 class State(Enum):
@@ -50,15 +53,16 @@ class State(Enum):
 
 
 TRANSITIONS: dict[State, dict[type[Command], State]] = {
-    State.NEW: {Start: State.STREAMING, Ping: State.NEW},
+    State.NEW: {Start: State.STREAMING, Ping: State.NEW, Reply: State.NEW},
     State.STREAMING: {
         Start: State.STREAMING,
         Audio: State.STREAMING,
         Finalize: State.STREAMING,
         Ping: State.STREAMING,
+        Reply: State.STREAMING,
         Stop: State.DRAINING,
     },
-    State.DRAINING: {Ping: State.DRAINING},
+    State.DRAINING: {Ping: State.DRAINING, Reply: State.DRAINING},
     State.CLOSED: {},
 }
 
@@ -80,7 +84,8 @@ class SessionSnapshot:
     config: SessionConfig
     accepted: int
     acked: int
-    transcript: TranscriptState
+    transcripts: tuple[TranscriptState, ...]
+    following_segment: int
     sent: SentEvents
 
 
@@ -92,7 +97,9 @@ class Session:
 
     def __init__(self, backend: Backend, limits: Limits, resume: ResumeOffer | None = None) -> None:
         self.outbox = Outbox()
-        self.transcript = Transcript()
+        self._numbers = SegmentNumbers()
+        self.transcripts = [Transcript(numbers=self._numbers)]
+        """One for each channel."""
         self.state = State.NEW
         self.config = SessionConfig()
         self.accepted = 0
@@ -113,7 +120,11 @@ class Session:
         session = cls(backend, limits, resume)
         session.state, session.config = snapshot.state, snapshot.config
         session.accepted, session._acked = snapshot.accepted, snapshot.acked
-        session.transcript = Transcript(snapshot.transcript)
+        session._numbers = SegmentNumbers(snapshot.following_segment)
+        session.transcripts = [
+            Transcript(state, channel=channel, numbers=session._numbers)
+            for channel, state in enumerate(snapshot.transcripts)
+        ]
         session.outbox = Outbox(sent=snapshot.sent)
         return session
 
@@ -124,7 +135,8 @@ class Session:
             self.config,
             self.accepted,
             self._acked,
-            self.transcript.state(),
+            tuple(transcript.state() for transcript in self.transcripts),
+            self._numbers.following,
             self.outbox.all_sent(),
         )
 
@@ -134,6 +146,24 @@ class Session:
         return self.state is State.NEW or (
             self.state is State.STREAMING and self._implicit and not self.accepted
         )
+
+    @property
+    def resumable(self) -> bool:
+        """Whether it can be taken up on another socket: of what is no samples nobody knows where to go on."""
+        return self._resume is not None and self.config.audio.encoding.is_samples
+
+    @property
+    def segments(self) -> int:
+        """Segments finished so far."""
+        return sum(transcript.segments for transcript in self.transcripts)
+
+    @property
+    def text(self) -> str:
+        """All finals of all channels, in the order they began."""
+        if len(self.transcripts) == 1:
+            return self.transcripts[0].text
+        every = [said for transcript in self.transcripts for said in transcript.texts]
+        return " ".join(text for _, text in sorted(every, key=lambda said: said[0]))
 
     def receive_resume(self, last_seq: int, received: int) -> None:
         """A client that has the events up to ``last_seq`` is back: tell it the rest, then where to go on.
@@ -169,11 +199,11 @@ class Session:
         if isinstance(command, Start):
             if self.state is State.STREAMING and (self.accepted or not self._implicit):
                 raise self._refusal(command)
-            self._implicit = command.implicit
-            self.config = command.config
-            self.outbox.push(Ready(self._backend, command.config, self._limits, self._resume))
+            self._start(command)
+        elif isinstance(command, Reply):
+            self._push(command)
         elif kind is Ping:
-            self.outbox.push(Pong())
+            self._push(Pong())
         self.state = state
 
     def audio_accepted(self, samples: int, lag: int) -> None:
@@ -188,21 +218,20 @@ class Session:
             self.outbox.push(Ack(self.accepted))
             self._check_limits(lag)
 
-    def receive_hypothesis(self, hypothesis: Hypothesis) -> None:
+    def receive_hypothesis(self, hypothesis: Hypothesis, channel: int = 0) -> None:
         """Take in an engine's result.
 
         Raises:
             LagExceeded: The client has not read its events for too long.
         """
-        for event in self.transcript.receive(hypothesis):
+        for event in self.transcripts[channel].receive(hypothesis):
             if isinstance(event, Partial) and not self.config.partials:
                 continue
-            try:
-                self.outbox.push(event)
-            except OutboxFull as full:
-                raise errors.LagExceeded(
-                    "The client does not read its transcript fast enough; read all events as they come."
-                ) from full
+            self._push(event)
+
+    def receive_finalized(self, at: int) -> None:
+        """All that was said before ``at`` has its final."""
+        self._push(Finalized(at))
 
     def receive_notice(self, code: str, message: str) -> None:
         self.outbox.push(Notice(code, message, self._resume if code == "going_away" else None))
@@ -211,13 +240,32 @@ class Session:
         """The engine has recognised everything: say so, last of all."""
         if self.accepted > self._acked:
             self.outbox.push(Ack(self.accepted))
-        self.outbox.push(Done(self.accepted, self.transcript.segments, self.transcript.text))
+        self.outbox.push(Done(self.accepted, self.segments, self.text))
         self.state = State.CLOSED
 
     def receive_failure(self, error: errors.PerchError) -> None:
         """The session cannot go on."""
         self.outbox.push(Failed(error.code, error.message, error.retryable, error.retry_after))
         self.state = State.CLOSED
+
+    def _start(self, command: Start) -> None:
+        self._implicit = command.implicit
+        self.config = command.config
+        self._numbers = SegmentNumbers()
+        self.transcripts = [
+            Transcript(channel=channel, numbers=self._numbers)
+            for channel in range(command.config.audio.streams)
+        ]
+        offer = self._resume if self.resumable else None
+        self.outbox.push(Ready(self._backend, command.config, self._limits, offer))
+
+    def _push(self, event: Event) -> None:
+        try:
+            self.outbox.push(event)
+        except OutboxFull as full:
+            raise errors.LagExceeded(
+                "The client does not read its transcript fast enough; read all events as they come."
+            ) from full
 
     def _refusal(self, command: Command) -> errors.ClientFault:
         if isinstance(command, Resume):

@@ -97,3 +97,7 @@ class Dialect:
     """The JSON body of such an answer."""
     subprotocols: tuple[str, ...] = ()
     """WebSocket subprotocols it selects from, the preferred first."""
+    id_header: str = "X-Request-ID"
+    """The header of the answer to the upgrade that carries the stream's identifier."""
+    max_message_bytes: int = 0
+    """Larger messages than the gateway's limit, where the dialect promises them."""

@@ -4,7 +4,7 @@ docs/reference/protocol.md is written for its users; tests hold the two together
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +34,7 @@ from perch.core.messages import (
 from perch.core.speech import Word
 from perch.errors import BadMessage, PerchError
 from perch.protocols import settings
-from perch.protocols.base import Dumps
+from perch.protocols.base import Dialect, Dumps, Request
 
 VERSION = "perch.v1"
 
@@ -73,7 +73,9 @@ class NativeProtocol:
         dumps: The JSON serialiser.
     """
 
-    subprotocol: str | None = VERSION
+    resumable = True
+    confirms_finalize = False
+    idle_timeout_s: float | None = None
 
     def __init__(
         self,
@@ -89,51 +91,57 @@ class NativeProtocol:
         self._dumps = dumps
         self._common: dict[str, Any] = {"stream_id": stream_id} | ({"mock": True} if mock else {})
         self._words = True
+        self._channels = False
 
-    def opening(self) -> Command | None:
+    def opening(self) -> Sequence[Command]:
         """A start command, if the URL has settings.
 
         Raises:
             BadConfig: It has unknown or impossible ones.
         """
-        return self._start({}) if self._query else None
+        return (self._start({}),) if self._query else ()
 
     def implicit_start(self) -> Start:
         """What a client gets that sends no start message."""
         return replace(self._start({}), implicit=True)
 
-    def decode_text(self, frame: str) -> Command:
+    def decode_text(self, frame: str) -> Sequence[Command]:
         message = _json_object(frame)
         kind = message.get("type")
         if kind == "start":
-            return self._start(_config_of(message))
+            return (self._start(_config_of(message)),)
         read = _COMMANDS.get(kind) if isinstance(kind, str) else None
         if read is None:
             raise BadMessage(f'"type" must be one of start, {", ".join(_COMMANDS)}.')
-        return read(message)
+        return (read(message),)
 
-    def decode_binary(self, frame: bytes) -> Command:
-        return Audio(frame)
+    def decode_binary(self, frame: bytes) -> Sequence[Command]:
+        return (Audio(frame),)
 
-    def encode(self, seq: int, event: Event) -> str | None:
+    def encode(self, seq: int, event: Event) -> Sequence[str]:
         body = _EVENTS[type(event)](event)
+        if self._channels and isinstance(event, Partial | Final | SpeechStarted | UtteranceEnd):
+            body["channel"] = event.channel
         if not self._words and "words" in body:
             body["words"] = []
         body.update(self._common)
         body["seq"] = seq
-        return self._dumps(body)
+        return (self._dumps(body),)
 
     def resumed(self, stream_id: str, config: SessionConfig) -> None:
         self._common["stream_id"] = stream_id
-        self._words = config.words
+        self._described(config)
 
     def close_code(self, error: PerchError) -> int:
         return CLOSE_CODES.get(error.code, CLOSE_INTERNAL)
 
     def _start(self, config: Mapping[str, Any]) -> Start:
         wanted = settings.parse(config, settings.parse_query(self._query, self._defaults))
-        self._words = wanted.words
+        self._described(wanted)
         return Start(wanted)
+
+    def _described(self, config: SessionConfig) -> None:
+        self._words, self._channels = config.words, config.audio.streams > 1
 
 
 # --- client → server ---------------------------------------------------------------------------------
@@ -312,3 +320,27 @@ _EVENTS: dict[type[Event], Callable[[Any], dict[str, Any]]] = {
     Failed: _failed,
     Done: _done,
 }
+
+
+def _open(request: Request) -> NativeProtocol:
+    return NativeProtocol(
+        request.stream_id,
+        defaults=request.defaults,
+        query=dict(request.query),
+        mock=request.mock,
+        dumps=request.dumps,
+    )
+
+
+def _refusal(error: PerchError) -> Mapping[str, Any]:
+    return {
+        "error": {
+            "code": error.code,
+            "message": error.message,
+            "retryable": error.retryable,
+            "retry_after_s": error.retry_after,
+        }
+    }
+
+
+DIALECT = Dialect("native", _open, _refusal, (VERSION,))

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from perch.core.audio import MAX_RATE, MIN_RATE, AudioFormat, Encoding
+from perch.core.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioFormat, Encoding
 from perch.core.messages import SessionConfig
 from perch.core.speech import Endpointing, HotWords, RecognitionConfig
 from perch.errors import BadConfig
@@ -22,6 +22,9 @@ ENCODINGS = {
     "mulaw": Encoding.MULAW,
     "ulaw": Encoding.MULAW,
     "alaw": Encoding.ALAW,
+    "opus": Encoding.OPUS,
+    "container": Encoding.CONTAINER,
+    "none": Encoding.CONTAINER,
 }
 _MAX_TEXT = 256
 _MAX_PHRASES = 1000
@@ -83,12 +86,6 @@ def _encoding(value: Any) -> Encoding:
     return encoding
 
 
-def _channels(value: Any) -> int:
-    if _integer(1, 64)(value) != 1:
-        raise _Invalid("must be 1: mix the channels down, or open one stream per channel")
-    return 1
-
-
 def _hotwords(value: Any) -> tuple[HotWords, ...]:
     items = value.split(",") if isinstance(value, str) else value
     if not isinstance(items, list) or len(items) > _MAX_PHRASES:
@@ -117,7 +114,8 @@ def _custom(value: Any) -> dict[str, str]:
 _AUDIO: dict[str, Callable[[Any], Any]] = {
     "sample_rate": _integer(MIN_RATE, MAX_RATE),
     "encoding": _encoding,
-    "channels": _channels,
+    "channels": _integer(1, MAX_CHANNELS),
+    "mix": _flag,
 }
 _SESSION: dict[str, Callable[[Any], Any]] = {"partials": _flag, "words": _flag}
 _RECOGNITION: dict[str, Callable[[Any], Any]] = {
@@ -229,6 +227,8 @@ def describe(config: SessionConfig) -> dict[str, Any]:
         "partials": config.partials,
         "words": config.words,
     }
+    if config.audio.channels > 1:
+        described["mix"] = config.audio.mix
     if recognition.max_speakers is not None:
         described["max_speakers"] = recognition.max_speakers
     if recognition.custom:

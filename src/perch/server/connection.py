@@ -65,6 +65,7 @@ class Connection:
         protocol: WireProtocol,
         resumption: Resumption,
         start_grace_s: float,
+        idle_timeout_s: float,
     ) -> None:
         self._socket = socket
         self._transport = transport
@@ -72,6 +73,8 @@ class Connection:
         self._protocol = protocol
         self._resumption = resumption
         self._start_grace_s = start_grace_s
+        self.idle_timeout_s = protocol.idle_timeout_s or idle_timeout_s
+        """Seconds without a frame from the client that it is given."""
         self._writer = ClientWriter(socket, transport, live.session.outbox, protocol, live.sent)
         self._aborted: asyncio.Future[errors.PerchError] = asyncio.get_running_loop().create_future()
         self._explained: errors.PerchError | None = None
@@ -139,16 +142,16 @@ class Connection:
             raise _first(group) from group
 
     async def _from_client(self) -> None:
-        opening = self._protocol.opening()
-        if opening is not None:
-            self._receive(opening)
+        for command in self._protocol.opening():
+            self._receive(command)
         while True:
             message = await self._socket.receive()
             if self._taken:
                 raise _TakenOver
             self._live.last_heard = time.monotonic()
             if message.type is WSMsgType.BINARY:
-                self._receive(self._protocol.decode_binary(message.data))
+                for command in self._protocol.decode_binary(message.data):
+                    self._receive(command)
             elif message.type is WSMsgType.TEXT:
                 await self._receive_text(message.data)
             else:
@@ -170,18 +173,19 @@ class Connection:
     # --- client → session ----------------------------------------------------------------------------
 
     async def _receive_text(self, frame: str) -> None:
-        command = self._protocol.decode_text(frame)
-        if isinstance(command, Resume):
-            await self._resume(command)
-        else:
-            self._receive(command)
+        for command in self._protocol.decode_text(frame):
+            if isinstance(command, Resume):
+                await self._resume(command)
+            else:
+                self._receive(command)
 
     def _receive(self, command: Command) -> None:
         live = self._live
         if live.session.state is State.NEW:
-            live.lease.confirm()
-            live.begin()
-            self._resumption.add(live)
+            if not live.has_begun:
+                live.lease.confirm()
+                live.begin()
+                self._resumption.add(live)
             if isinstance(command, Audio | Finalize | Stop):
                 live.receive(self._protocol.implicit_start())
         live.receive(command)

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ from perch.server.siblings import Siblings
 
 log = structlog.get_logger(__name__)
 
-VERSION = 1
+VERSION = 2
 _CONFIG = TypeAdapter(SessionConfig)
 _TRANSCRIPT = TypeAdapter(TranscriptState)
 _EVENTS: Mapping[str, TypeAdapter[Any]] = {
@@ -120,17 +120,18 @@ def encode(exported: Exported) -> bytes:
         "version": VERSION,
         "stream_id": exported.stream_id,
         "received": exported.received,
-        "audio_from": exported.stream.start,
+        "streams": [[stream.start, len(stream.audio)] for stream in exported.streams],
         "state": session.state.name,
         "config": asdict(session.config),
         "accepted": session.accepted,
         "acked": session.acked,
-        "transcript": asdict(session.transcript),
+        "transcripts": [asdict(transcript) for transcript in session.transcripts],
+        "following_segment": session.following_segment,
         "seq": sent.seq,
         "forgotten": sent.forgotten,
         "events": [[seq, type(event).__name__, asdict(event)] for seq, event in sent.events],
     }
-    return orjson.dumps(header) + b"\n" + exported.stream.audio
+    return orjson.dumps(header) + b"\n" + b"".join(stream.audio for stream in exported.streams)
 
 
 def decode(data: bytes) -> Exported:
@@ -150,13 +151,21 @@ def decode(data: bytes) -> Exported:
             _CONFIG.validate_python(header["config"]),
             int(header["accepted"]),
             int(header["acked"]),
-            _TRANSCRIPT.validate_python(header["transcript"]),
+            tuple(_TRANSCRIPT.validate_python(transcript) for transcript in header["transcripts"]),
+            int(header["following_segment"]),
             SentEvents(int(header["seq"]), int(header["forgotten"]), events),
         )
-        stream = StreamState(int(header["audio_from"]), audio)
-        return Exported(str(header["stream_id"]), int(header["received"]), session, stream)
+        streams = tuple(_streams(header["streams"], audio))
+        return Exported(str(header["stream_id"]), int(header["received"]), session, streams)
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise Unreadable(f"not a session of this version: {type(error).__name__}") from error
+
+
+def _streams(described: list[list[int]], audio: bytes) -> Iterator[StreamState]:
+    position = 0
+    for start, size in described:
+        yield StreamState(int(start), audio[position : position + size])
+        position += size
 
 
 def _event(kind: str, fields: object) -> Event:

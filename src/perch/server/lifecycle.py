@@ -10,8 +10,8 @@ import structlog
 from aiohttp import web
 
 from perch.errors import GoingAway
-from perch.server.app import CONFIG, PARTS, Parts
 from perch.server.handshakes import drop_silent
+from perch.server.parts import CONFIG, PARTS, Parts
 
 log = structlog.get_logger(__name__)
 

@@ -7,20 +7,22 @@ it is parked: recognition goes on and the events wait.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from perch import errors
 from perch.asr.base import ASRClient, ASRStream, StreamState
-from perch.audio.decode import StreamDecoder
-from perch.core.audio import bytes_to_samples, samples_to_seconds
+from perch.audio.live import Decoder, open_decoder
+from perch.core.audio import RATE, AudioFormat, bytes_to_samples, samples_to_seconds
 from perch.core.messages import Audio, Command, Event, Final, Finalize, Notice, Partial, Start, Stop
 from perch.core.session import Session, SessionSnapshot, State
 from perch.core.speech import Hypothesis
 from perch.observability.metrics import Metrics
 from perch.server.admission import Lease
+from perch.server.confirmations import Confirmations
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +44,8 @@ class Exported:
     stream_id: str
     received: int
     session: SessionSnapshot
-    stream: StreamState
+    streams: tuple[StreamState, ...]
+    """One for each channel."""
 
 
 class LiveSession:
@@ -59,6 +62,7 @@ class LiveSession:
         lease: Lease,
         token: str = "",
         remote: str | None = None,
+        confirms_finalize: bool = False,
     ) -> None:
         self.session = session
         self.stream_id = stream_id
@@ -73,9 +77,12 @@ class LiveSession:
         self._metrics = metrics
         self._remote = remote
         self._log = log.bind(stream_id=stream_id, backend=engine.client.backend.kind)
-        self._decoder: StreamDecoder | None = None
-        self._stream: ASRStream | None = None
-        self._recognition: asyncio.Task[None] | None = None
+        self._confirmations = Confirmations(self._confirm) if confirms_finalize else None
+        self._decoder: Decoder | None = None
+        self._by_channel: dict[int, Decoder] = {}
+        self._streams: list[ASRStream] = []
+        self._positions: list[int] = []
+        self._recognitions: dict[int, asyncio.Task[None]] = {}
         self._arrivals: deque[tuple[int, float]] = deque(maxlen=128)
         self._received = 0
         self._counted = session.accepted
@@ -105,8 +112,8 @@ class LiveSession:
         Raises:
             ResumeUnknown: It missed more than is remembered.
         """
-        width = self.session.config.audio.encoding.width
-        self.session.receive_resume(last_seq, self._received // width)
+        audio = self.session.config.audio
+        self.session.receive_resume(last_seq, self._received // (audio.encoding.width * audio.channels))
         if self.failure is not None:
             self.session.receive_failure(self.failure)
         self.last_heard = time.monotonic()
@@ -122,79 +129,137 @@ class LiveSession:
         """
         self.session.receive_command(command)
         match command:
-            case Audio(payload):
-                self._accept(payload)
+            case Audio(payload, channel):
+                self._accept(payload, channel)
             case Start(config):
-                self._decoder = StreamDecoder(config.audio)
-                self._stream = self._engine.client.stream(config.recognition, stream_id=self.stream_id)
-            case Finalize() if self._stream is not None:
-                self._stream.finalize()
+                self._decoder = open_decoder(config.audio)
+                self._open_streams([None] * config.audio.streams)
+            case Finalize():
+                self._finalize()
             case Stop():
                 self._stop()
             case _:
                 pass
         self._on_events()
 
-    def _accept(self, payload: bytes) -> None:
+    def _open_streams(self, states: Sequence[StreamState | None]) -> None:
+        """A recognition for each channel; it connects when there is audio for it."""
+        client, recognition = self._engine.client, self.session.config.recognition
+        self._streams = [
+            client.stream(recognition, stream_id=self.stream_id, state=state) for state in states
+        ]
+        self._positions = [self.session.accepted] * len(states)
+
+    def _accept(self, payload: bytes, channel: int | None) -> None:
         assert self._decoder is not None
-        assert self._stream is not None
-        pcm = self._decoder.decode(payload)
-        self._stream.send(pcm)
+        if channel is None:
+            for index, pcm in enumerate(self._decoder.decode(payload)):
+                self._send(index, pcm)
+        else:
+            [pcm] = self._decoder_of(channel).decode(payload)
+            self._send(channel, pcm)
         self._received += len(payload)
+        self._advance()
+        self._arrivals.append((self.session.accepted, self.last_heard))
+
+    def _decoder_of(self, channel: int) -> Decoder:
+        """For a dialect that sends each channel by itself."""
+        if channel not in self._by_channel:
+            audio = self.session.config.audio
+            self._by_channel[channel] = open_decoder(AudioFormat(audio.encoding, audio.sample_rate))
+        return self._by_channel[channel]
+
+    def _send(self, channel: int, pcm: bytes) -> None:
+        if pcm:
+            self._streams[channel].send(pcm)
+            self._positions[channel] += bytes_to_samples(len(pcm))
+            if channel not in self._recognitions:
+                self._recognise(channel)
+
+    def _advance(self) -> None:
+        """Count the audio that has come: the channels have one clock, and the furthest of them tells it."""
         session = self.session
-        session.audio_accepted(bytes_to_samples(len(pcm)), self._stream.lag)
-        self._arrivals.append((session.accepted, self.last_heard))
-        if self._recognition is None and session.accepted:
-            self._recognise()
-        if session.accepted - self._counted >= 16_000:
-            self._count_audio()
+        gained = max(self._positions) - session.accepted
+        if gained > 0:
+            session.audio_accepted(gained, max(stream.lag for stream in self._streams))
+            if session.accepted - self._counted >= RATE:
+                self._count_audio()
+
+    def _finalize(self) -> None:
+        for stream in self._streams:
+            stream.finalize()
+        if self._confirmations is not None:
+            session = self.session
+            self._confirmations.expect(session.accepted, self._streams, session.transcripts)
+
+    def _confirm(self, mark: int) -> None:
+        if self.session.state is not State.CLOSED:
+            self.session.receive_finalized(mark)
+            self._on_events()
 
     def _stop(self) -> None:
-        assert self._stream is not None
-        rest = self._flush()
-        if rest:
-            self.session.audio_accepted(rest, self._stream.lag)
+        self._flush()
+        self._advance()
         self._count_audio()
-        self._stream.end()
-        self._recognise()
+        for stream in self._streams:
+            stream.end()
+        self._end_if_all_said()
 
-    def _flush(self) -> int:
-        """Give the engine what the decoder holds back; return how many samples that was."""
+    def _flush(self) -> None:
+        """Give the engine what the decoders hold back."""
+        for channel, pcm in self._held_back():
+            self._send(channel, pcm)
+
+    def _held_back(self) -> Iterator[tuple[int, bytes]]:
         assert self._decoder is not None
-        assert self._stream is not None
-        rest = self._decoder.flush()
-        self._stream.send(rest)
-        return bytes_to_samples(len(rest))
+        yield from enumerate(self._decoder.flush())
+        for channel, decoder in self._by_channel.items():
+            [pcm] = decoder.flush()
+            yield channel, pcm
 
     def _count_audio(self) -> None:
-        self._metrics.audio_received(self.session.accepted - self._counted)
+        fresh = self.session.accepted - self._counted
         self._counted = self.session.accepted
+        self._metrics.audio_received(fresh)
+        self.lease.spend(samples_to_seconds(fresh * len(self._streams)))
 
     # --- engine → client -----------------------------------------------------------------------------
 
-    def _recognise(self) -> None:
-        if self._recognition is None:
-            self._recognition = asyncio.create_task(self._until_over(), name=f"session {self.stream_id}")
+    def _recognise(self, channel: int) -> None:
+        task = asyncio.create_task(self._until_said(channel), name=f"session {self.stream_id}")
+        self._recognitions[channel] = task
 
-    async def _until_over(self) -> None:
-        assert self._stream is not None
+    async def _until_said(self, channel: int) -> None:
         try:
-            if self.session.accepted:
-                await self._stream.run(self._deliver)
-            self.session.receive_engine_end()
+            await self._streams[channel].run(partial(self._deliver, channel))
         except errors.PerchError as error:
             self.fail(error)
         except Exception:
             log.exception("session_broke", stream_id=self.stream_id)
             self.fail(errors.InternalError(BROKEN))
+        else:
+            del self._recognitions[channel]
+            self._end_if_all_said()
+
+    def _end_if_all_said(self) -> None:
+        if self._recognitions or self.session.state is not State.DRAINING:
+            return
+        try:
+            if self._confirmations is not None:
+                self._confirmations.all()
+            self.session.receive_engine_end()
+        except errors.PerchError as error:
+            self.fail(error)
         self.over.set()
         self._on_events()
 
-    def _deliver(self, heard: Hypothesis | Notice) -> None:
+    def _deliver(self, channel: int, heard: Hypothesis | Notice) -> None:
         if isinstance(heard, Notice):
             self.session.receive_notice(heard.code, heard.message)
         else:
-            self.session.receive_hypothesis(heard)
+            self.session.receive_hypothesis(heard, channel)
+            if self._confirmations is not None:
+                self._confirmations.heard()
         self._on_events()
 
     def sent(self, event: Event) -> None:
@@ -211,6 +276,10 @@ class LiveSession:
         return None
 
     # --- the end -------------------------------------------------------------------------------------
+
+    @property
+    def has_begun(self) -> bool:
+        return self._began is not None
 
     def begin(self) -> None:
         """Count it as a session: it did not come only to take up another."""
@@ -258,12 +327,15 @@ class LiveSession:
         await self._end_recognition()
         session = self.session
         if session.state is State.STREAMING:
-            session.accepted += self._flush()
+            for channel, pcm in self._held_back():
+                self._streams[channel].send(pcm)
+                self._positions[channel] += bytes_to_samples(len(pcm))
+            session.accepted = max(self._positions)
         self._count_audio()
-        stream = StreamState(session.accepted, b"")
-        if session.state is not State.CLOSED and self._stream is not None:
-            stream = self._stream.state()
-        return Exported(self.stream_id, self._received, session.snapshot(), stream)
+        if session.state is State.CLOSED:
+            return Exported(self.stream_id, self._received, session.snapshot(), ())
+        streams = tuple(stream.state() for stream in self._streams)
+        return Exported(self.stream_id, self._received, session.snapshot(), streams)
 
     def go_on(self, exported: Exported) -> None:
         """Take up what ``freeze`` returned in another process; ``session`` was restored from it."""
@@ -272,14 +344,14 @@ class LiveSession:
         if state is State.CLOSED:
             self.over.set()
             return
-        self._decoder = StreamDecoder(config.audio)
-        self._stream = self._engine.client.stream(
-            config.recognition, stream_id=self.stream_id, state=exported.stream
-        )
-        if state is State.DRAINING:
-            self._stream.end()
-        if state is State.DRAINING or self.session.accepted:
-            self._recognise()
+        self._decoder = open_decoder(config.audio)
+        self._open_streams(exported.streams)
+        for channel, stream in enumerate(self._streams):
+            if state is State.DRAINING:
+                stream.end()
+            if self.session.accepted:
+                self._recognise(channel)
+        self._end_if_all_said()
 
     async def aclose(self, outcome: str) -> None:
         """Free everything; ``outcome`` says how it ended, for the log and the metrics."""
@@ -292,9 +364,13 @@ class LiveSession:
         await self._end_recognition()
 
     async def _end_recognition(self) -> None:
-        if self._recognition is not None:
-            self._recognition.cancel()
-            await asyncio.wait([self._recognition])
+        if self._confirmations is not None:
+            self._confirmations.cancel()
+        tasks = tuple(self._recognitions.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     def _report(self, outcome: str) -> None:
         self.begin()
@@ -307,7 +383,7 @@ class LiveSession:
             duration_s=round(duration, 3),
             audio_s=round(audio_s, 3),
             bytes=self._received,
-            segments=self.session.transcript.segments,
+            segments=self.session.segments,
             rtfx=round(audio_s / duration, 3) if duration else 0.0,
         )
 

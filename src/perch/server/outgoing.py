@@ -7,7 +7,7 @@ slowly, one task takes over and waits for it, and the outbox merges what can be 
 
 import asyncio
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiohttp import ClientConnectionResetError, web
 
@@ -64,8 +64,7 @@ class ClientWriter:
                 self._waiting = asyncio.create_task(self._wait_and_send())
                 self._waiting.add_done_callback(self._caught_up)
                 return
-            text = self._next_text()
-            if text is not None:
+            for text in self._next_frames():
                 transport.write(text_frame(text.encode()))
 
     async def drained(self) -> None:
@@ -82,17 +81,16 @@ class ClientWriter:
     async def _wait_and_send(self) -> None:
         """``send_str`` of a socket made with ``writer_limit=0`` waits while the transport is paused."""
         while self._outbox:
-            text = self._next_text()
-            if text is not None:
+            for text in self._next_frames():
                 try:
                     await self._socket.send_str(text)
                 except (ClientConnectionResetError, ConnectionError, RuntimeError):
                     return  # the client is gone; the socket's reader tells the connection
 
-    def _next_text(self) -> str | None:
+    def _next_frames(self) -> Sequence[str]:
         item = self._outbox.pop()
         if item is None:
-            return None
+            return ()
         seq, event = item
         self._on_sent(event)
         return self._protocol.encode(seq, event)

@@ -61,7 +61,7 @@ class Resumption:
 
     async def park(self, live: LiveSession) -> bool:
         """Keep ``live``, which has lost its socket; False if it is not one to be kept."""
-        if live.failure is not None or live.token not in self._live:
+        if not self._is_kept(live):
             return False
         live.detach()
         if self._leaving:
@@ -100,6 +100,9 @@ class Resumption:
         live = self._live.get(token)
         return live if live is not None and live.principal == principal else None
 
+    def _is_kept(self, live: LiveSession) -> bool:
+        return live.failure is None and live.token in self._live and live.session.resumable
+
     def _unpark(self, token: str) -> None:
         expiry = self._parked.pop(token, None)
         if expiry is not None:
@@ -113,7 +116,7 @@ class Resumption:
         if token in self._exports:
             return await asyncio.shield(self._exports[token])
         live = self._find(token, principal)
-        if live is None or live.failure is not None:
+        if live is None or not self._is_kept(live):
             return False
         live.attach(live.detach, live.detach)  # whoever is attached hears that the session is gone
         return await self.export(live)
@@ -121,7 +124,7 @@ class Resumption:
     async def export(self, live: LiveSession) -> bool:
         """Write ``live`` where another process finds it; it cannot go on here afterwards."""
         token = live.token
-        if token not in self._live or live.failure is not None:
+        if not self._is_kept(live):
             return False
         self._unpark(token)
         self.remove(live)
