@@ -96,6 +96,8 @@ def _default(field: FieldInfo) -> str:
 
 _BEFORE_UPGRADE = {
     "unauthorized",
+    "forbidden",
+    "rate_limited",
     "origin_refused",
     "bad_message",
     "model_unavailable",
@@ -129,6 +131,14 @@ _HELP = {
     "unauthorized": (
         "An API key is needed, and there is none or a wrong one.",
         "Send the key in one of the four places the message names.",
+    ),
+    "forbidden": (
+        "The credentials are right, and do not allow this.",
+        "Use a key with the scope the message names.",
+    ),
+    "rate_limited": (
+        "More requests or audio within a minute than the caller may have, or too many wrong credentials from the address.",
+        "Try again after `retry_after_s`. Operators: see the limits of the key.",
     ),
     "origin_refused": (
         "A page of another site opened the connection.",

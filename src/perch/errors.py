@@ -9,6 +9,8 @@
     │   ├── BadAudio           bad_audio: bytes that cannot be samples of the declared format
     │   ├── MessageTooBig      message_too_big
     │   ├── Unauthorized       unauthorized
+    │   ├── Forbidden          forbidden: the credentials are right, and do not allow this
+    │   ├── RateLimited        rate_limited: more requests or audio in a minute than the caller may have
     │   ├── OriginRefused      origin_refused
     │   ├── SessionTooLong     session_too_long
     │   ├── IdleTimeout        idle_timeout
@@ -81,6 +83,15 @@ class MessageTooBig(ClientFault):
 
 class Unauthorized(ClientFault):
     code = "unauthorized"
+
+
+class Forbidden(ClientFault):
+    code = "forbidden"
+
+
+class RateLimited(ClientFault):
+    code = "rate_limited"
+    retryable = True
 
 
 class OriginRefused(ClientFault):

@@ -43,6 +43,7 @@ CLOSE_GOING_AWAY = 1012
 CLOSE_INTERNAL = 1011
 CLOSE_CODES = {
     "unauthorized": 1008,
+    "forbidden": 1008,
     "origin_refused": 1008,
     "bad_message": 1008,
     "bad_config": 1008,
@@ -55,6 +56,7 @@ CLOSE_CODES = {
     "asr_disabled": 1008,
     "message_too_big": 1009,
     "going_away": CLOSE_GOING_AWAY,
+    "rate_limited": 1013,
     "at_capacity": 1013,
     "engine_full": 1013,
     "lag_exceeded": 1013,

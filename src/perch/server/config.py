@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from perch.core.messages import Limits, SessionConfig
 
@@ -12,6 +13,9 @@ class TlsConfig:
 
     cert: Path | None = None
     key: Path | None = None
+    client_ca: Path | None = None
+    """Verifies the certificates of clients (mTLS); with none they are not asked for one."""
+    client_certificates: Literal["optional", "required"] = "required"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,51 @@ class ResumeConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class JwtConfig:
+    """Which JWTs let a caller in: signed by ``key`` (PEM or HMAC secret) or by one of ``jwks_url``'s."""
+
+    issuer: str
+    audience: str
+    key: str = field(default="", repr=False)
+    jwks_url: str = ""
+    algorithms: tuple[str, ...] = ("RS256", "ES256", "EdDSA")
+    subject_claim: str = "sub"
+    scope_claim: str = "scope"
+    leeway_s: float = 30.0
+    fetch_timeout_s: float = 5.0
+    cache_s: float = 300.0
+    refresh_s: float = 10.0
+    """Seconds between two looks at ``jwks_url``, whatever tokens come."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateConfig:
+    """What each caller may use per minute, unless its key says otherwise, and where that is counted."""
+
+    requests_per_min: int | None = None
+    audio_s_per_min: int | None = None
+    failures_per_min: int = 60
+    """Wrong credentials from one address, before it has to wait."""
+    redis_url: str = field(default="", repr=False)
+    """``redis://…`` counts for several processes together; without, each counts by itself."""
+    on_outage: Literal["local", "refuse"] = "local"
+    """Without Redis: count in this process, or let no new session in."""
+    deadline_s: float = 0.25
+    retry_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class AccessConfig:
+    """Who may come in, beside the ``api_keys``, and how much each may use."""
+
+    key_store: Path | None = None
+    jwt: JwtConfig | None = None
+    rate: RateConfig = field(default_factory=RateConfig)
+    token_secret: str = field(default="", repr=False)
+    """Signs browser tokens. Without, ``state_dir`` holds one that its processes share."""
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """The gateway process."""
 
@@ -44,7 +93,8 @@ class GatewayConfig:
     state_dir: Path = Path(".perch")
     static_dir: Path | None = None
     api_keys: tuple[str, ...] = field(default=(), repr=False)
-    """With none, nobody is asked for one."""
+    """With none here and none of ``access``, nobody is asked for one."""
+    access: AccessConfig = field(default_factory=AccessConfig)
     allowed_origins: tuple[str, ...] = ()
     """Origins of pages besides the gateway's own; ``*`` allows all."""
     asr_enabled: bool = True

@@ -9,6 +9,8 @@ from perch import errors
 
 STATUS = {
     "unauthorized": 401,
+    "forbidden": 403,
+    "rate_limited": 429,
     "origin_refused": 403,
     "bad_config": 400,
     "bad_message": 400,
