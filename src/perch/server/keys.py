@@ -170,14 +170,22 @@ def parse_entries(text: str) -> list[KeyEntry]:
     return entries
 
 
-def write_entries(path: Path, entries: Iterable[KeyEntry]) -> None:
-    """Replace the file in one step; only its owner may read it."""
+def write_entries(path: Path, entries: Iterable[KeyEntry], *, comments: str = "") -> None:
+    """Replace the file in one step; only its owner may read it.
+
+    Raises:
+        BadConfig: The entries do not go together, or one makes no sense.
+        OSError: It cannot be written.
+    """
+    lines = [line for line in comments.splitlines() if line.lstrip().startswith("#")]
+    text = "".join(f"{line}\n" for line in (*lines, *map(_line, entries)))
+    parse_entries(text)  # what is written can be read
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.writelines(f"{_line(entry)}\n" for entry in entries)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
