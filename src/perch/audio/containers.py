@@ -1,4 +1,4 @@
-"""A stream that may be a file: WAV, FLAC or Ogg in pieces of any size, recognised by its first bytes."""
+"""A stream that may be a file, in pieces of any size, recognised by its first bytes."""
 
 from collections.abc import Callable
 from typing import Protocol

@@ -3,7 +3,7 @@
 import av
 from av.stream import Stream
 
-from perch.audio.frames import FrameConverter
+from perch.audio.frames import FrameConverter, require_channels
 from perch.audio.resample import Quality
 from perch.errors import BadAudio
 
@@ -14,10 +14,11 @@ _MAGIC = b"fLaC"
 class FlacPackets:
     """Decodes FLAC frames, whole or in pieces, by the description at the start of their stream."""
 
-    def __init__(self, stream_info: bytes, quality: Quality) -> None:
+    def __init__(self, stream_info: bytes, quality: Quality, channels: int | None) -> None:
+        require_channels((stream_info[12] >> 1 & 0x07) + 1, channels)
         self._codec = av.AudioCodecContext.create("flac", "r")
         self._codec.extradata = stream_info
-        self._converter = FrameConverter(quality)
+        self._converter = FrameConverter(quality, channels)
 
     def parse(self, data: bytes) -> bytes:
         """The PCM of the frames that ``data`` completes.
@@ -53,10 +54,11 @@ class FlacPackets:
 
 
 class FlacDecoder:
-    """Decodes a mono FLAC file."""
+    """Decodes a FLAC file; ``channels`` as in ``FrameConverter``."""
 
-    def __init__(self, quality: Quality = Quality.LIVE) -> None:
+    def __init__(self, quality: Quality = Quality.LIVE, channels: int | None = 1) -> None:
         self._quality = quality
+        self._channels = channels
         self._buffer = bytearray()
         self._skip = 0
         self._magic_seen = False
@@ -67,7 +69,7 @@ class FlacDecoder:
         """The 16 kHz PCM that ``data`` adds.
 
         Raises:
-            BadAudio: It is damaged, or not mono.
+            BadAudio: It is damaged, or has other channels.
         """
         self._buffer += data
         while self._skip or not self._is_last_block:
@@ -110,12 +112,4 @@ class FlacDecoder:
     def _begin(self, stream_info: bytes, *, kind: int, size: int) -> None:
         if kind != 0 or size != _STREAM_INFO:
             raise BadAudio("The FLAC header is damaged: it does not begin with the stream's description.")
-        require_mono(stream_info)
-        self._packets = FlacPackets(stream_info, self._quality)
-
-
-def require_mono(stream_info: bytes) -> None:
-    """Refuse a FLAC stream of several channels with ``BadAudio``."""
-    channels = (stream_info[12] >> 1 & 0x07) + 1
-    if channels != 1:
-        raise BadAudio(f"Streams are mono, and this FLAC has {channels} channels. Mix it down first.")
+        self._packets = FlacPackets(stream_info, self._quality, self._channels)

@@ -1,10 +1,10 @@
-"""FFmpeg's frames, in any layout and sample format, to 16 kHz mono PCM."""
+"""FFmpeg's frames, in any layout and sample format, to 16 kHz PCM."""
 
 import av
 import numpy as np
 
 from perch.audio.decode import to_pcm16
-from perch.audio.resample import Quality, Resampler
+from perch.audio.resample import Quality, Resampler, Signal
 from perch.core.audio import RATE
 from perch.errors import BadAudio
 
@@ -13,13 +13,18 @@ _RATES = range(4_000, 384_001)  # a header that claims 1 Hz would turn a kilobyt
 
 
 class FrameConverter:
-    """Mixes the frames of one stream down to mono and to 16 kHz, keeping state over frames.
+    """Converts the frames of one stream to 16 kHz PCM, keeping state over frames.
 
     A stream may change its rate and layout on the way, as damaged and joined recordings do.
+
+    Args:
+        quality: How to convert the sample rate.
+        channels: How many channels there must be, to come out interleaved; None mixes whatever there are.
     """
 
-    def __init__(self, quality: Quality) -> None:
+    def __init__(self, quality: Quality, channels: int | None = None) -> None:
         self._quality = quality
+        self._channels = channels
         self._shape: tuple[int, str, str] | None = None
         self._floats = av.AudioResampler(format="flt")
         self._resampler: Resampler | None = None
@@ -28,7 +33,7 @@ class FrameConverter:
         """The PCM that ``frame`` adds.
 
         Raises:
-            BadAudio: It has too many channels, or a rate no recording has.
+            BadAudio: It has too many or other channels, or a rate no recording has.
         """
         before = self._adapt(frame)
         frame.pts = None  # gaps in the timestamps would be refused by the resampler
@@ -44,18 +49,33 @@ class FrameConverter:
         if shape == self._shape:
             return b""
         _check(frame)
+        require_channels(frame.layout.nb_channels, self._channels)
         tail = self.flush()
         self._shape = shape
         self._floats = av.AudioResampler(format="flt")
         rate = frame.sample_rate
-        self._resampler = None if rate == RATE else Resampler(rate, quality=self._quality)
+        kept = self._channels or 1
+        self._resampler = None if rate == RATE else Resampler(rate, channels=kept, quality=self._quality)
         return tail
 
     def _pcm(self, floats: av.AudioFrame) -> bytes:
         # The mean, not FFmpeg's own mixdown: that adds 3 dB to what both channels share, and clips.
         channels = floats.layout.nb_channels
-        signal = floats.to_ndarray().reshape(-1, channels).mean(axis=1, dtype=np.float32)
+        signal: Signal = floats.to_ndarray().reshape(-1, channels).astype(np.float32, copy=False)
+        if self._channels is None or channels == 1:
+            signal = signal.mean(axis=1, dtype=np.float32)
         return to_pcm16(signal if self._resampler is None else self._resampler.resample(signal))
+
+
+def require_channels(found: int, wanted: int | None) -> None:
+    """Refuse, with ``BadAudio``, another number of channels than was declared."""
+    if wanted == 1 and found != 1:
+        raise BadAudio(
+            f"Streams are mono here, and this one has {found} channels. "
+            "Send one stream per channel, or mix them down first."
+        )
+    if wanted is not None and found != wanted:
+        raise BadAudio(f"The audio has {found} channels, and {wanted} were declared.")
 
 
 def _check(frame: av.AudioFrame) -> None:

@@ -3,17 +3,13 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-import av
-
-from perch.audio.flac import FlacPackets, require_mono
-from perch.audio.frames import FrameConverter
+from perch.audio.flac import FlacPackets
+from perch.audio.opus import OpusPackets
 from perch.audio.resample import Quality
-from perch.core.audio import BYTES_PER_SAMPLE, RATE
 from perch.errors import BadAudio
 
 _HEADER = 27
 _LONGEST_PACKET = 1 << 20  # tags may hold a cover picture; nothing holds more
-_OPUS_RATE = 48_000
 _NO_POSITION = 2**64 - 1
 
 
@@ -36,10 +32,14 @@ class _Codec(Protocol):
 
 
 class OggDecoder:
-    """Decodes the first stream of Opus or FLAC in an Ogg file; other streams beside it are ignored."""
+    """Decodes the first stream of Opus or FLAC in an Ogg file; other streams beside it are ignored.
 
-    def __init__(self, quality: Quality = Quality.LIVE) -> None:
+    ``channels`` as in ``FrameConverter``.
+    """
+
+    def __init__(self, quality: Quality = Quality.LIVE, channels: int | None = 1) -> None:
         self._quality = quality
+        self._channels = channels
         self._buffer = bytearray()
         self._packet = bytearray()
         self._serial: int | None = None
@@ -110,60 +110,25 @@ class OggDecoder:
 
     def _decode(self, packet: bytes) -> bytes:
         if self._codec is None:
-            self._codec = _codec(packet, self._quality)
+            self._codec = _codec(packet, self._quality, self._channels)
             return b""
         return self._codec.packet(packet)
 
 
-def _codec(first: bytes, quality: Quality) -> _Codec:
+def _codec(first: bytes, quality: Quality, channels: int | None) -> _Codec:
     if first.startswith(b"OpusHead") and len(first) >= 19:
-        return _Opus(first, quality)
+        # Of a voice in Opus, channels are a matter of coding: they need not be refused to be made one.
+        return OpusPackets(first, quality, None if channels == 1 else channels)
     if first.startswith(b"\x7fFLAC") and len(first) >= 51:
-        return _Flac(first[17:51], quality)
+        return _Flac(first[17:51], quality, channels)
     raise BadAudio("The Ogg stream holds neither Opus nor FLAC; send one of these, or a WAV.")
-
-
-class _Opus:
-    """Opus packets; stereo is mixed down, as its channels are a matter of coding only."""
-
-    def __init__(self, head: bytes, quality: Quality) -> None:
-        self._codec = av.AudioCodecContext.create("opus", "r")
-        self._codec.extradata = head
-        self._converter = FrameConverter(quality)
-        self._pre_skip = int.from_bytes(head[10:12], "little")
-        self._samples = 0
-        self._end: int | None = None
-
-    def packet(self, data: bytes) -> bytes:
-        if data.startswith(b"OpusTags") or not data:
-            return b""
-        try:
-            frames = self._codec.decode(av.Packet(data))
-        except av.FFmpegError as error:
-            raise BadAudio("The Opus audio is damaged.") from error
-        return self._within(b"".join(self._converter.convert(frame) for frame in frames))
-
-    def end_at(self, position: int) -> None:
-        """The last page says how much of the last packet counts."""
-        self._end = -(-max(0, position - self._pre_skip) * RATE // _OPUS_RATE)
-
-    def flush(self) -> bytes:
-        return self._within(self._converter.flush())
-
-    def _within(self, pcm: bytes) -> bytes:
-        """``pcm`` without the padding at the end; the decoder itself skips the start."""
-        if self._end is not None:
-            pcm = pcm[: max(0, self._end - self._samples) * BYTES_PER_SAMPLE]
-        self._samples += len(pcm) // BYTES_PER_SAMPLE
-        return pcm
 
 
 class _Flac:
     """FLAC frames, one per packet, after packets of metadata."""
 
-    def __init__(self, stream_info: bytes, quality: Quality) -> None:
-        require_mono(stream_info)
-        self._frames = FlacPackets(stream_info, quality)
+    def __init__(self, stream_info: bytes, quality: Quality, channels: int | None) -> None:
+        self._frames = FlacPackets(stream_info, quality, channels)
 
     def packet(self, data: bytes) -> bytes:
         return self._frames.decode(data) if data[:1] == b"\xff" else b""

@@ -25,14 +25,16 @@ class Quality(StrEnum):
 
 
 class Resampler:
-    """Converts one mono signal, fed in chunks of any length, from ``in_rate`` to 16 kHz.
+    """Converts one signal, fed in chunks of any length, from ``in_rate`` to 16 kHz.
 
-    The output does not depend on how the input was cut, and is as long as the input to the sample
-    once ``flush`` was called.
+    A mono signal is an array of samples, one of several channels of shape ``(samples, channels)``. The
+    output does not depend on how the input was cut, and is as long as the input to the sample once
+    ``flush`` was called.
     """
 
-    def __init__(self, in_rate: int, *, quality: Quality = Quality.LIVE) -> None:
-        self._stream = soxr.ResampleStream(in_rate, RATE, 1, dtype="float32", quality=quality.value)
+    def __init__(self, in_rate: int, *, channels: int = 1, quality: Quality = Quality.LIVE) -> None:
+        self._stream = soxr.ResampleStream(in_rate, RATE, channels, dtype="float32", quality=quality.value)
+        self._nothing = np.zeros(0 if channels == 1 else (0, channels), dtype=np.float32)
 
     def resample(self, signal: Signal) -> Signal:
         """What can be said of the signal so far; the rest follows with later calls."""
@@ -43,6 +45,6 @@ class Resampler:
 
     def flush(self) -> Signal:
         """The end of the signal. The next call begins another signal."""
-        tail: Signal = self._stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+        tail: Signal = self._stream.resample_chunk(self._nothing, last=True)
         self._stream.clear()
         return tail

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from perch.audio.decode import StreamDecoder
+from perch.audio.frames import require_channels
 from perch.audio.resample import Quality
 from perch.core.audio import AudioFormat, Encoding
 from perch.errors import BadAudio, BadConfig
@@ -59,14 +60,16 @@ _KINDS = {
 
 
 class RiffDecoder:
-    """Decodes a mono WAV of any common kind of sample.
+    """Decodes a WAV of any common kind of sample; ``channels`` as in ``FrameConverter``.
 
     Chunks before the audio are skipped whatever their size and number, those after it ignored. A
     data size of 0 or 0xFFFFFFFF, as live writers leave it, means that the audio lasts to the end.
     """
 
-    def __init__(self, quality: Quality = Quality.LIVE) -> None:
+    def __init__(self, quality: Quality = Quality.LIVE, channels: int | None = 1) -> None:
         self._quality = quality
+        self._channels = channels
+        self._frame_bytes = 1
         self._buffer = bytearray()
         self._skip = 0
         self._in_header = True
@@ -139,11 +142,12 @@ class RiffDecoder:
                 f"A WAV with format code {code:#06x} and {bits} bits per sample is not supported; "
                 "send PCM of 8 to 32 bits, float, A-law or µ-law."
             )
+        require_channels(channels, self._channels)
         self._samples = samples
+        self._frame_bytes = samples.width * channels
+        wanted = AudioFormat(samples.encoding, rate, channels, mix=self._channels is None)
         try:
-            self._decoder = StreamDecoder(
-                AudioFormat(samples.encoding, rate, channels), quality=self._quality
-            )
+            self._decoder = StreamDecoder(wanted, quality=self._quality)
         except BadConfig as refusal:
             raise BadAudio(f"The WAV cannot be streamed. {refusal.message}") from refusal
 
@@ -157,11 +161,11 @@ class RiffDecoder:
         assert self._samples is not None
         assert self._decoder is not None
         here = len(self._buffer) if self._remaining is None else min(self._remaining, len(self._buffer))
-        here -= here % self._samples.width
+        here -= here % self._frame_bytes
         data = bytes(self._buffer[:here])
         del self._buffer[:here]
         if self._remaining is not None:
             self._remaining -= here
-            if self._remaining < self._samples.width:
+            if self._remaining < self._frame_bytes:
                 self._buffer.clear()
         return self._decoder.decode(self._samples.convert(data))
