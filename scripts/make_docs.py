@@ -31,6 +31,7 @@ SCHEMA = REFERENCE / "native-events.schema.json"
 
 _GROUPS = {
     "The gateway's address and access": ("perch_host", "asr_enabled"),
+    "Who may come in": ("perch_key_store", "perch_limits_on_outage"),
     "Limits": ("perch_max_sessions", "perch_max_parked"),
     "The engine beside the gateway": ("perch_engine_recogniser", "perch_engine_slots"),
     "Riva or Speech NIM": ("riva_host", "perch_grpc_transport"),
@@ -61,7 +62,7 @@ def _setting(name: str, field: FieldInfo) -> tuple[str, ...]:
     if allowed:
         meaning = f"{meaning} {allowed}"
     if name in _SECRETS:
-        meaning = f"{meaning} May be kept in a file: `{name.upper()}_FILE`."
+        meaning = f"{meaning} May be kept in a file (`{name.upper()}_FILE`) or in AWS (`{name.upper()}_SECRET`)."
     return f"`{name.upper()}`", _type_name(field), _default(field), meaning
 
 

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -18,9 +19,20 @@ from perch.asr.riva_client import RivaConfig
 from perch.asr.stream import StreamConfig
 from perch.core.messages import Backend, Limits, SessionConfig
 from perch.core.speech import RecognitionConfig
-from perch.server.config import AdmissionConfig, GatewayConfig, ResumeConfig, TlsConfig
+from perch.errors import BadConfig
+from perch.server.config import (
+    AccessConfig,
+    AdmissionConfig,
+    GatewayConfig,
+    JwtConfig,
+    RateConfig,
+    ResumeConfig,
+    TlsConfig,
+)
+from perch.server.secrets_manager import SecretUnavailable, resolve
 
-_SECRETS = ("perch_api_keys", "riva_api_key", "riva_metadata")
+_SECRET_LISTS = ("perch_api_keys", "riva_api_key", "riva_metadata")
+_SECRETS = (*_SECRET_LISTS, "perch_token_key", "perch_jwt_key", "perch_limits_redis_url")
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
@@ -36,7 +48,7 @@ class Settings(BaseSettings):
     )
 
     perch_host: str = Field(
-        "127.0.0.1", description="Address to listen on. Beyond loopback, API keys are needed."
+        "127.0.0.1", description="Address to listen on. Beyond loopback, callers must be asked who they are."
     )
     perch_port: int = Field(8443, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     perch_reuse_port: bool = Field(False, description="SO_REUSEPORT: several gateway processes on one port.")
@@ -45,10 +57,20 @@ class Settings(BaseSettings):
         None, description="Certificate chain (PEM). Unset: a self-signed one is made."
     )
     perch_tls_key: Path | None = Field(None, description="Private key of the certificate (PEM).")
-    perch_state_dir: Path = Field(
-        Path(".perch"), description="For the self-signed certificate and sessions between processes."
+    perch_tls_client_ca: Path | None = Field(
+        None, description="CA certificates that client certificates are verified with (PEM): mTLS."
     )
-    perch_insecure: bool = Field(False, description="Allow listening beyond loopback without API keys.")
+    perch_tls_client_certificates: Literal["optional", "required"] = Field(
+        "required",
+        description="With PERCH_TLS_CLIENT_CA: whether clients may come without a certificate, by key or JWT.",
+    )
+    perch_state_dir: Path = Field(
+        Path(".perch"),
+        description="For the self-signed certificate, and for sessions and tokens between processes.",
+    )
+    perch_insecure: bool = Field(
+        False, description="Allow listening beyond loopback where nobody is asked who it is."
+    )
     perch_api_keys: str = Field("", description="API keys clients may use, separated by commas.")
     perch_allowed_origins: str = Field(
         "", description="Origins of other pages that may connect, separated by commas; * allows all."
@@ -59,6 +81,39 @@ class Settings(BaseSettings):
     )
     asr_enabled: bool = Field(
         True, description="false refuses every session politely: the operator's off switch."
+    )
+
+    perch_key_store: Path | None = Field(
+        None, description="File of hashed API keys with scopes and limits; perch keys makes and changes it."
+    )
+    perch_token_key: str = Field(
+        "", description="Signs browser tokens, 32 bytes or more. Unset: one is made in PERCH_STATE_DIR."
+    )
+    perch_jwt_issuer: str = Field("", description="JWTs that let callers in: their iss. Empty: none do.")
+    perch_jwt_audience: str = Field("", description="JWTs: the aud they must have.")
+    perch_jwt_jwks_url: str = Field("", description="JWTs: address of the issuer's keys (JWKS).")
+    perch_jwt_key: str = Field(
+        "", description="JWTs: the issuer's public key (PEM) or the shared secret, instead of an address."
+    )
+    perch_jwt_algorithms: str = Field(
+        "RS256,ES256,EdDSA", description="JWTs: signature algorithms that count, separated by commas."
+    )
+    perch_jwt_subject_claim: str = Field("sub", description="JWTs: the claim that says who it is.")
+    perch_jwt_scope_claim: str = Field("scope", description="JWTs: the claim that says what it may do.")
+    perch_requests_per_min: int | None = Field(
+        None, ge=1, description="Requests per minute of each caller whose key says nothing else."
+    )
+    perch_audio_s_per_min: int | None = Field(
+        None, ge=1, description="Seconds of audio per minute of each caller whose key says nothing else."
+    )
+    perch_failures_per_min: int = Field(
+        60, ge=0, description="Wrong credentials per minute from one address; 0 does not count them."
+    )
+    perch_limits_redis_url: str = Field(
+        "", description="redis://… counts the limits per minute of several processes together."
+    )
+    perch_limits_on_outage: Literal["local", "refuse"] = Field(
+        "local", description="Without Redis: count in each process, or refuse new sessions. Open ones go on."
     )
 
     perch_max_sessions: int = Field(500, ge=1, description="Sessions at the same time in this process.")
@@ -168,7 +223,13 @@ class Settings(BaseSettings):
         return init_settings, env_settings, dotenv_settings
 
     @field_validator(
-        "perch_tls_cert", "perch_tls_key", "riva_ssl_root_cert", "riva_ssl_client_cert", "riva_ssl_client_key"
+        "perch_tls_cert",
+        "perch_tls_key",
+        "perch_tls_client_ca",
+        "perch_key_store",
+        "riva_ssl_root_cert",
+        "riva_ssl_client_cert",
+        "riva_ssl_client_key",
     )
     @classmethod
     def _readable(cls, path: Path | None) -> Path | None:
@@ -184,14 +245,20 @@ class Settings(BaseSettings):
 
     def gateway(self) -> GatewayConfig:
         keys = _list(self.perch_api_keys)
-        tls = TlsConfig(self.perch_tls_cert, self.perch_tls_key) if self.perch_tls else None
+        tls = TlsConfig(
+            self.perch_tls_cert,
+            self.perch_tls_key,
+            self.perch_tls_client_ca,
+            self.perch_tls_client_certificates,
+        )
         return GatewayConfig(
             host=self.perch_host,
             port=self.perch_port,
             reuse_port=self.perch_reuse_port,
-            tls=tls,
+            tls=tls if self.perch_tls else None,
             state_dir=self.perch_state_dir,
             api_keys=keys,
+            access=self._access(),
             allowed_origins=_list(self.perch_allowed_origins),
             asr_enabled=self.asr_enabled,
             defaults=SessionConfig(
@@ -214,6 +281,36 @@ class Settings(BaseSettings):
             ),
             resume=ResumeConfig(self.perch_resume_ttl_s, self.perch_max_parked),
             drain_s=self.perch_drain_s,
+        )
+
+    def _access(self) -> AccessConfig:
+        return AccessConfig(
+            key_store=self.perch_key_store,
+            jwt=self.jwt(),
+            rate=RateConfig(
+                requests_per_min=self.perch_requests_per_min,
+                audio_s_per_min=self.perch_audio_s_per_min,
+                failures_per_min=self.perch_failures_per_min,
+                redis_url=self.perch_limits_redis_url,
+                on_outage=self.perch_limits_on_outage,
+            ),
+            token_secret=self.perch_token_key,
+        )
+
+    def jwt(self) -> JwtConfig | None:
+        """Which JWTs count, if anything is said of them."""
+        if not any(
+            (self.perch_jwt_issuer, self.perch_jwt_audience, self.perch_jwt_key, self.perch_jwt_jwks_url)
+        ):
+            return None
+        return JwtConfig(
+            issuer=self.perch_jwt_issuer,
+            audience=self.perch_jwt_audience,
+            key=self.perch_jwt_key,
+            jwks_url=self.perch_jwt_jwks_url,
+            algorithms=_list(self.perch_jwt_algorithms),
+            subject_claim=self.perch_jwt_subject_claim,
+            scope_claim=self.perch_jwt_scope_claim,
         )
 
     def riva(self, *, endpoint: str | None = None) -> RivaConfig:
@@ -262,7 +359,15 @@ class Settings(BaseSettings):
     def secrets(self) -> tuple[str, ...]:
         """Values that must never be logged."""
         pairs = tuple(value for _, value in _metadata(self.riva_metadata))
-        return tuple(s for s in (*_list(self.perch_api_keys), self.riva_api_key, *pairs) if s)
+        redis = self.perch_limits_redis_url
+        others = (
+            self.riva_api_key,
+            self.perch_token_key,
+            self.perch_jwt_key,
+            urlsplit(redis).password,
+            redis,
+        )
+        return tuple(s for s in (*_list(self.perch_api_keys), *others, *pairs) if s)
 
 
 def load(**overrides: Any) -> Settings:
@@ -274,7 +379,7 @@ def load(**overrides: Any) -> Settings:
     given = {name: value for name, value in overrides.items() if value is not None}
     problems = _unknown(os.environ)
     try:
-        settings = Settings(**(_secrets_from_files(os.environ, problems) | given))
+        settings = Settings(**(_secrets_from_elsewhere(os.environ, problems) | given))
         problems += _together(settings)
     except ValidationError as error:
         problems += [
@@ -298,22 +403,55 @@ def _together(settings: Settings) -> list[str]:
     if settings.perch_backend == "riva" and not settings.riva_host:
         problems.append("PERCH_BACKEND=riva needs RIVA_HOST")
     exposed = settings.perch_host not in _LOOPBACK
-    if exposed and not settings.perch_api_keys and not settings.perch_insecure:
+    if exposed and settings.gateway().is_open and not settings.perch_insecure:
         problems.append(
             f"PERCH_HOST={settings.perch_host} is reachable from other machines: set PERCH_API_KEYS, "
+            "PERCH_KEY_STORE, PERCH_JWT_… or PERCH_TLS_CLIENT_CA, "
             "or say --insecure (PERCH_INSECURE=true) to let anybody in"
         )
+    if settings.perch_tls_client_ca and not settings.perch_tls:
+        problems.append("PERCH_TLS_CLIENT_CA needs PERCH_TLS")
+    problems += _jwt_problems(settings)
     return problems
 
 
+def _jwt_problems(settings: Settings) -> list[str]:
+    config = settings.jwt()
+    if config is None:
+        return []
+    from perch.server.jwt_auth import JwtVerifier  # noqa: PLC0415 - only what is used is loaded
+
+    try:
+        JwtVerifier(config)
+    except BadConfig as error:
+        return [error.message]
+    return []
+
+
+def _secrets_from_elsewhere(environment: Mapping[str, str], problems: list[str]) -> dict[str, str]:
+    """``NAME_FILE=/path`` or ``NAME_SECRET=aws:ID`` stands for ``NAME``, which stays out of the environment."""
+    values = _secrets_from_files(environment, problems)
+    for name in _SECRETS:
+        variable = f"{name.upper()}_SECRET"
+        if reference := environment.get(variable):
+            try:
+                values[name] = _secret_value(name, resolve(reference))
+            except SecretUnavailable as error:
+                problems.append(f"{variable}: {error}")
+    return values
+
+
+def _secret_value(name: str, text: str) -> str:
+    return ",".join(text.split()) if name in _SECRET_LISTS else text.strip()
+
+
 def _secrets_from_files(environment: Mapping[str, str], problems: list[str]) -> dict[str, str]:
-    """``NAME_FILE=/path`` stands for ``NAME`` with the file's content, so that secrets stay out of the environment."""
     values: dict[str, str] = {}
     for name in _SECRETS:
         variable = f"{name.upper()}_FILE"
         if path := environment.get(variable):
             try:
-                values[name] = ",".join(Path(path).read_text(encoding="utf-8").split())
+                values[name] = _secret_value(name, Path(path).read_text(encoding="utf-8"))
             except (OSError, UnicodeDecodeError) as error:
                 problems.append(f"{variable}: {path} cannot be read ({type(error).__name__})")
     return values
@@ -321,7 +459,9 @@ def _secrets_from_files(environment: Mapping[str, str], problems: list[str]) -> 
 
 def _unknown(environment: Mapping[str, str]) -> list[str]:
     """A misspelt setting is an error, not a default."""
-    known = {name.upper() for name in Settings.model_fields} | {f"{name.upper()}_FILE" for name in _SECRETS}
+    known = {name.upper() for name in Settings.model_fields} | {
+        f"{name.upper()}_{place}" for name in _SECRETS for place in ("FILE", "SECRET")
+    }
     known |= {"PERCH_ENGINE_API_KEY", "PERCH_API_KEY"}  # read by perch engine and perch transcribe
     allowed_prefixes = ("PERCH_LOAD_", "PERCH_BENCH_", "PERCH_TEST_")
     return [

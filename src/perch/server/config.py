@@ -109,3 +109,9 @@ class GatewayConfig:
     """A client that says nothing for this long is told ``ready`` with the defaults."""
     drain_s: float = 20.0
     monitor_s: float = 5.0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody is asked who it is."""
+        by_certificate = self.tls is not None and self.tls.client_ca is not None
+        return not (self.api_keys or self.access.key_store or self.access.jwt or by_certificate)

@@ -10,6 +10,7 @@ import asyncio
 import math
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import jwt
 import structlog
@@ -48,6 +49,8 @@ class JwtVerifier:
             raise BadConfig("JWTs need either PERCH_JWT_KEY or PERCH_JWT_JWKS_URL.")
         if not config.issuer or not config.audience:
             raise BadConfig("JWTs need PERCH_JWT_ISSUER and PERCH_JWT_AUDIENCE.")
+        if config.jwks_url and not _is_trustworthy(config.jwks_url):
+            raise BadConfig("PERCH_JWT_JWKS_URL must begin with https:// (http:// only on this machine).")
         _check_algorithms(config)
         self._key = _prepared(config.key)
         self._jwks = _Jwks(config) if config.jwks_url else None
@@ -138,6 +141,13 @@ class _Jwks:
             return
         self._keys = {key.key_id: key for key in listed if key.key_id}
         self._fetched = time.monotonic()
+
+
+def _is_trustworthy(url: str) -> bool:
+    """Whoever can change what the address answers can let anybody in."""
+    parts = urlsplit(url)
+    local = parts.hostname in {"localhost", "127.0.0.1", "::1"}
+    return parts.scheme == "https" or (parts.scheme == "http" and local)
 
 
 def _check_algorithms(config: JwtConfig) -> None:

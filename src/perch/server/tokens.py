@@ -138,7 +138,7 @@ def token_secret(configured: str, state_dir: Path) -> bytes:
     """
     if configured:
         if len(configured.encode()) < _SECRET_BYTES:
-            raise BadConfig(f"PERCH_TOKEN_SECRET needs at least {_SECRET_BYTES} bytes.")
+            raise BadConfig(f"PERCH_TOKEN_KEY needs at least {_SECRET_BYTES} bytes.")
         return configured.encode()
     path = state_dir / "token-secret"
     try:
