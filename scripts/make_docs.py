@@ -20,7 +20,7 @@ from pydantic_core import PydanticUndefined
 
 from perch import errors
 from perch.cli.main import VERBS
-from perch.protocols.native import CLOSE_CODES, CLOSE_INTERNAL
+from perch.protocols.base import CLOSE_CODES, CLOSE_INTERNAL
 from perch.server.replies import STATUS
 from perch.settings import _SECRETS, Settings
 
@@ -62,7 +62,7 @@ def _setting(name: str, field: FieldInfo) -> tuple[str, ...]:
     if allowed:
         meaning = f"{meaning} {allowed}"
     if name in _SECRETS:
-        meaning = f"{meaning} May be kept in a file (`{name.upper()}_FILE`) or in AWS (`{name.upper()}_SECRET`)."
+        meaning = f"{meaning} May be kept in a file: `{name.upper()}_FILE`."
     return f"`{name.upper()}`", _type_name(field), _default(field), meaning
 
 

@@ -15,7 +15,7 @@ from perch.asr.stream import StreamConfig
 from perch.core.audio import samples_to_bytes, seconds_to_samples
 from perch.core.messages import Limits
 from perch.core.outbox import Outbox
-from perch.protocols import native, settings
+from perch.protocols import base, native, settings
 from perch.server.config import AdmissionConfig
 from perch.server.outgoing import _HIGH_WATER
 from perch.settings import Settings
@@ -84,7 +84,7 @@ def test_every_close_code_is_described() -> None:
     described = set(
         re.findall(r"^\| (\d{4}) ", section(REFERENCE / "errors.md", "Close codes"), re.MULTILINE)
     )
-    sent = {native.CLOSE_NORMAL, native.CLOSE_INTERNAL, *native.CLOSE_CODES.values()}
+    sent = {base.CLOSE_NORMAL, base.CLOSE_INTERNAL, *base.CLOSE_CODES.values()}
     assert described == {str(code) for code in sent}
 
 

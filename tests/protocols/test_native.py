@@ -36,7 +36,8 @@ from perch.core.messages import (
 )
 from perch.core.speech import Endpointing, HotWords, RecognitionConfig, Word
 from perch.protocols import settings
-from perch.protocols.native import CLOSE_CODES, NativeProtocol
+from perch.protocols.base import CLOSE_CODES
+from perch.protocols.native import NativeProtocol
 
 
 def protocol(**options: Any) -> NativeProtocol:

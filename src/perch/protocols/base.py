@@ -14,6 +14,31 @@ from perch.core.messages import Backend, Command, Event, Limits, SessionConfig, 
 from perch.core.speech import ModelInfo
 from perch.errors import PerchError
 
+CLOSE_NORMAL = 1000
+CLOSE_GOING_AWAY = 1012
+CLOSE_INTERNAL = 1011
+CLOSE_CODES = {
+    "unauthorized": 1008,
+    "forbidden": 1008,
+    "origin_refused": 1008,
+    "bad_message": 1008,
+    "bad_config": 1008,
+    "bad_audio": 1008,
+    "language_unsupported": 1008,
+    "model_unavailable": 1008,
+    "resume_unknown": 1008,
+    "session_too_long": 1008,
+    "idle_timeout": 1008,
+    "asr_disabled": 1008,
+    "message_too_big": 1009,
+    "going_away": CLOSE_GOING_AWAY,
+    "rate_limited": 1013,
+    "at_capacity": 1013,
+    "engine_full": 1013,
+    "lag_exceeded": 1013,
+}
+"""Close code by error code; anything else is 1011."""
+
 Dumps = Callable[[Mapping[str, Any]], str]
 """Serialises a JSON object; passed in so that the server can use a faster one than the standard library's."""
 
@@ -84,6 +109,20 @@ class WireProtocol(Protocol):
     def close_code(self, error: PerchError) -> int:
         """The WebSocket close code that ``error`` ends the connection with."""
         ...
+
+
+class OneSocketProtocol:
+    """What the dialects have in common whose sessions end with their socket."""
+
+    resumable = False
+    confirms_finalize = False
+    idle_timeout_s: float | None = None
+
+    def resumed(self, stream_id: str, config: SessionConfig) -> None:
+        raise AssertionError(f"the session {stream_id} of {config} cannot be resumed")
+
+    def close_code(self, error: PerchError) -> int:
+        return CLOSE_CODES.get(error.code, CLOSE_INTERNAL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,34 +34,9 @@ from perch.core.messages import (
 from perch.core.speech import Word
 from perch.errors import BadMessage, PerchError
 from perch.protocols import settings
-from perch.protocols.base import Dialect, Dumps, Request
+from perch.protocols.base import CLOSE_CODES, CLOSE_INTERNAL, Dialect, Dumps, Request
 
 VERSION = "perch.v1"
-
-CLOSE_NORMAL = 1000
-CLOSE_GOING_AWAY = 1012
-CLOSE_INTERNAL = 1011
-CLOSE_CODES = {
-    "unauthorized": 1008,
-    "forbidden": 1008,
-    "origin_refused": 1008,
-    "bad_message": 1008,
-    "bad_config": 1008,
-    "bad_audio": 1008,
-    "language_unsupported": 1008,
-    "model_unavailable": 1008,
-    "resume_unknown": 1008,
-    "session_too_long": 1008,
-    "idle_timeout": 1008,
-    "asr_disabled": 1008,
-    "message_too_big": 1009,
-    "going_away": CLOSE_GOING_AWAY,
-    "rate_limited": 1013,
-    "at_capacity": 1013,
-    "engine_full": 1013,
-    "lag_exceeded": 1013,
-}
-"""Close code by error code; anything else is 1011."""
 
 
 class NativeProtocol:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
-from perch.protocols import native
+from perch.protocols import assemblyai, audiocodes, deepgram, native, realtime, vosk
 from perch.protocols.base import Dialect
 from perch.server import streams
 
@@ -15,12 +15,29 @@ def _always(dialect: Dialect) -> Choose:
     return lambda _: dialect
 
 
+def _realtime(request: web.Request) -> Dialect:
+    return realtime.choose(request.headers, request.query)
+
+
+def _openai(request: web.Request) -> Dialect:
+    chosen = realtime.choose(request.headers, {})
+    return realtime.OPENAI_GA if chosen is realtime.NIM else chosen
+
+
 STREAM_PATH = "/v1/audio/transcriptions/stream"
 STREAM_ALIAS = "/ws/transcribe"
 
 PATHS: Mapping[str, Choose] = {
     STREAM_PATH: _always(native.DIALECT),
     STREAM_ALIAS: _always(native.DIALECT),
+    "/v1/realtime": _realtime,
+    "/nim/v1/realtime": _always(realtime.NIM),
+    "/openai/v1/realtime": _openai,
+    "/v1/listen": _always(deepgram.DIALECT),
+    "/v3/ws": _always(assemblyai.DIALECT),
+    "/vosk": _always(vosk.DIALECT),
+    "/audiocodes": _always(audiocodes.DIALECT),
+    "/audiocodes/{token}": _always(audiocodes.DIALECT),
 }
 
 
