@@ -61,7 +61,7 @@ async def test_a_good_one_says_who_it_is() -> None:
         (signed(nbf=time.time() + 3600), "not come"),
         (signed("another secret of more than 32 bytes"), "signature"),
         (signed(SECRET * 2, "HS512"), "algorithm"),
-        (jwt.encode(claims(), None, algorithm="none"), "algorithm"),
+        (jwt.encode(claims(), "", algorithm="none"), "algorithm"),
         ("a.b.c", "cannot be read"),
         ("a.b.c" * 10_000, "too long"),
         ("ä.b.c", "no JWT"),

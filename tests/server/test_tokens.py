@@ -141,9 +141,9 @@ async def test_a_token_ends_with_the_key_it_was_made_with(tmp_path: Path) -> Non
     alice = await authenticator.authenticate(Credentials({"X-API-Key": key}, {}), "tokens")
     used, late = (authenticator.mint(alice, 60).value for _ in range(2))
     found = await authenticator.authenticate(Credentials({}, {"token": used}), "transcribe")
-    assert (found.name, found.scopes) == ("alice", {"transcribe"})
+    assert (found.name, found.scopes) == ("alice", frozenset({"transcribe"}))
     write_entries(path, [])
-    authenticator.reload()
+    await authenticator.reload()
     with pytest.raises(Unauthorized, match="not known any more"):
         await authenticator.authenticate(Credentials({}, {"token": late}), "transcribe")
 

@@ -127,9 +127,9 @@ class Authenticator:
     def stamp(self) -> Stamp:
         return self._keys.stamp()
 
-    def reload(self) -> None:
+    async def reload(self) -> None:
         """Take the key file as it is now; whoever is in a session stays there."""
-        self._keys.reload()
+        await self._keys.reload()
 
     # --- who it is -----------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ too random to be guessed from its hash, so a plain SHA-256 is enough and costs a
 what is looked up is the hash, how long the look-up takes says nothing about any key.
 """
 
+import asyncio
 import hashlib
 import json
 import os
@@ -56,7 +57,7 @@ def new_key() -> str:
 
 def hash_key(key: str) -> str:
     """What is kept of a key."""
-    data = key.encode(errors="surrogateescape")  # as aiohttp decodes headers
+    data = key.encode(errors="backslashreplace")  # a header may be no UTF-8, and no key of ours
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
@@ -122,11 +123,11 @@ class KeyStore:
     def stamp(self) -> Stamp:
         return () if self._path is None else stamp_of(self._path)
 
-    def reload(self) -> None:
+    async def reload(self) -> None:
         if self._path is None:
             return
         try:
-            entries = read_entries(self._path)
+            entries = await asyncio.to_thread(read_entries, self._path)
         except BadConfig as error:
             log.error("keys_not_reloaded", problem=error.message)  # noqa: TRY400 - the operator's mistake
             return
@@ -157,14 +158,16 @@ def parse_entries(text: str) -> list[KeyEntry]:
         BadConfig: A line makes no sense; it is named by its number, never shown.
     """
     entries: list[KeyEntry] = []
+    taken: set[str] = set()
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         try:
             entry = _parse(json.loads(line))
-            _distinct(entry, entries)
-        except ValueError as error:
-            reason = "it is not JSON" if isinstance(error, json.JSONDecodeError) else str(error)
+            _distinct(entry, taken)
+        except (ValueError, RecursionError) as error:
+            in_json = isinstance(error, json.JSONDecodeError | RecursionError)
+            reason = "it is not JSON" if in_json else str(error)
             raise BadConfig(f"Line {number} of the key file cannot be used: {reason}.") from error
         entries.append(entry)
     return entries
@@ -269,12 +272,13 @@ def _known(what: str, fields: Mapping[str, Any], known: set[str]) -> None:
         raise ValueError(f"{', '.join(unknown)} is not {what}; there is {', '.join(sorted(known))}")
 
 
-def _distinct(entry: KeyEntry, others: Iterable[KeyEntry]) -> None:
-    for other in others:
-        if entry.name == other.name:
-            raise ValueError(f"there is another entry called {entry.name}")
-        if (entry.hash, entry.certificate) == (other.hash, other.certificate):
-            raise ValueError(f"{other.name} has the same key or certificate")
+def _distinct(entry: KeyEntry, taken: set[str]) -> None:
+    """Note what tells ``entry`` from the others; none of that may be there already."""
+    if f"name {entry.name}" in taken:
+        raise ValueError(f"there is another entry called {entry.name}")
+    if entry.hash in taken or f"certificate {entry.certificate}" in taken:
+        raise ValueError("there is another entry with the same key or certificate")
+    taken |= {f"name {entry.name}", entry.hash or f"certificate {entry.certificate}"}
 
 
 def _plain(key: str) -> KeyEntry:

@@ -6,6 +6,10 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
+import structlog
+
+log = structlog.get_logger(__name__)
+
 _EVERY_S = 1.0
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
@@ -18,7 +22,7 @@ class Reloadable(Protocol):
         """What tells one version of its files from the next; may block."""
         ...
 
-    def reload(self) -> None:
+    async def reload(self) -> None:
         """Take the files as they are now; keep what it has, and say so in the log, if they are no good."""
         ...
 
@@ -49,6 +53,13 @@ async def watching(*things: Reloadable, every_s: float = _EVERY_S) -> AsyncItera
                 await task
 
 
+async def _reload(thing: Reloadable) -> None:
+    try:
+        await thing.reload()
+    except Exception:
+        log.exception("reload_broke")  # what is not reloaded goes on as it was, and so must the watch
+
+
 async def _watch(things: tuple[Reloadable, ...], every_s: float) -> None:
     seen: list[Stamp | None] = [None] * len(things)
     while True:
@@ -56,6 +67,6 @@ async def _watch(things: tuple[Reloadable, ...], every_s: float) -> None:
             stamp = await asyncio.to_thread(thing.stamp)  # a network file system may take its time
             if stamp != seen[index]:
                 if seen[index] is not None:
-                    thing.reload()
+                    await _reload(thing)
                 seen[index] = stamp
         await asyncio.sleep(every_s)

@@ -1,5 +1,6 @@
 """The gateway's certificate: the operator's own, or a self-signed one made on the first run."""
 
+import asyncio
 import ipaddress
 import os
 import ssl
@@ -65,13 +66,13 @@ class ServerTls:
     def stamp(self) -> Stamp:
         return stamp_of(self._cert, self._key, *([self._client_ca] if self._client_ca else []))
 
-    def reload(self) -> None:
+    async def reload(self) -> None:
         """Serve with the files as they are now; a pair that is no good changes nothing.
 
         Client CAs are added this way. One that was removed is trusted until the next start.
         """
         try:
-            cert, key = self._cert.read_bytes(), self._key.read_bytes()
+            cert, key = await asyncio.to_thread(_read, self._cert, self._key)
             _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), cert, key)  # half a pair would spoil the live one
             _load(self.context, cert, key)
             if self._client_ca is not None:
@@ -93,6 +94,10 @@ def _new_context(config: TlsConfig) -> ssl.SSLContext:
         required = config.client_certificates == "required"
         context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
     return context
+
+
+def _read(cert: Path, key: Path) -> tuple[bytes, bytes]:
+    return cert.read_bytes(), key.read_bytes()
 
 
 def _load(context: ssl.SSLContext, cert: bytes, key: bytes) -> None:
