@@ -1,19 +1,26 @@
 """Who is calling: every place a credential can be, and what happens to those that are wrong."""
 
 import asyncio
+import os
 import re
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateways import Gateway, gateway
+from perch import settings
 from perch.asr.mock import MockASRClient
 from perch.errors import RateLimited, Unauthorized
 from perch.server.auth import Authenticator
 from perch.server.config import AccessConfig, GatewayConfig, RateConfig, TlsConfig
 from perch.server.credentials import Credentials, identities, presented, strip_credentials
+from perch.server.keys import KeyEntry, hash_key, new_key, write_entries
+from processes import perch, running
 
 KEY = "a-key-nobody-could-ever-guess"
 
@@ -197,3 +204,89 @@ async def test_a_refusal_says_where_to_put_a_key() -> None:
         assert no_key.value.status == 401
         async with at.client.get(at.http + "/v1/models") as answer:
             assert re.search("Bearer KEY", (await answer.json())["error"]["message"])
+
+
+# --- the settings and the program --------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    for name in settings.Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_beyond_loopback_any_way_of_asking_will_do_and_none_will_not(no_settings: Path) -> None:
+    path = no_settings / "keys"
+    write_entries(path, [])
+    trustme.CA().cert_pem.write_to_path(str(no_settings / "ca.pem"))
+    jwt = {"perch_jwt_issuer": "i", "perch_jwt_audience": "a", "perch_jwt_jwks_url": "https://i/jwks"}
+    ways: list[dict[str, Any]] = [
+        {"perch_api_keys": KEY},
+        {"perch_key_store": path},
+        {"perch_tls_client_ca": no_settings / "ca.pem"},
+        jwt,
+    ]
+    for way in ways:
+        config = settings.load(perch_host="0.0.0.0", **way).gateway()
+        assert Authenticator.of(config).required
+    with pytest.raises(settings.InvalidSettings, match="PERCH_KEY_STORE"):
+        settings.load(perch_host="0.0.0.0")
+
+
+def test_settings_that_would_let_anybody_in_are_named(no_settings: Path) -> None:
+    with pytest.raises(settings.InvalidSettings, match="32 bytes"):
+        settings.load(
+            perch_jwt_issuer="i", perch_jwt_audience="a", perch_jwt_key="short", perch_jwt_algorithms="HS256"
+        )
+    with pytest.raises(settings.InvalidSettings, match="PERCH_JWT_ISSUER"):
+        settings.load(perch_jwt_jwks_url="https://i/jwks")
+    trustme.CA().cert_pem.write_to_path(str(no_settings / "ca.pem"))
+    with pytest.raises(settings.InvalidSettings, match="PERCH_TLS_CLIENT_CA needs PERCH_TLS"):
+        settings.load(perch_tls_client_ca=no_settings / "ca.pem", perch_tls=False)
+
+
+def test_a_public_key_in_a_file_stays_a_pem(no_settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pem = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----"
+    (no_settings / "key.pem").write_text(pem + "\n", encoding="utf-8")
+    monkeypatch.setenv("PERCH_JWT_KEY_FILE", str(no_settings / "key.pem"))
+    monkeypatch.setenv("PERCH_LIMITS_REDIS_URL", "redis://:sekret@127.0.0.1/0")
+    loaded = settings.Settings(_env_file=None, **settings._secrets_from_files(os.environ, []))  # type: ignore[call-arg,arg-type]
+    assert loaded.perch_jwt_key == pem
+    assert {pem, "sekret"} <= set(loaded.secrets())
+
+
+async def test_nothing_a_client_shows_comes_to_stand_in_the_log(tmp_path: Path) -> None:
+    """003-148, X-09: planted in every place, right and wrong, at the wordiest level."""
+    right = new_key()
+    write_entries(tmp_path / "keys", [KeyEntry("alice", hash_key(right))])
+    environment = {
+        "PERCH_PORT": "0",
+        "PERCH_BACKEND": "mock",
+        "PERCH_TLS": "false",
+        "PERCH_LOG_LEVEL": "debug",
+        "PERCH_STATE_DIR": str(tmp_path / "state"),
+        "PERCH_KEY_STORE": str(tmp_path / "keys"),
+    }
+    wrong = ["planted-wrong-key", "ek_planted.wrong", "planted.wrong.jwt"]
+    async with running(*perch("serve"), environment=environment) as at:
+        async with aiohttp.ClientSession() as http:
+            for planted in (right, *wrong):
+                for headers, query, _ in WAYS:
+                    shown = {name: value.replace(KEY, planted) for name, value in headers.items()}
+                    parameters = dict.fromkeys(query, planted)
+                    url = at.stream_url.replace("ws://", "http://")
+                    async with http.get(url, headers=shown, params=parameters) as answer:
+                        told = await answer.text() + str(answer.headers)
+                        assert answer.status in ({426} if planted == right and (shown or query) else {401})
+                        assert planted not in told
+            async with http.ws_connect(at.stream_url + f"?api_key={right}") as socket:
+                await socket.send_json({"type": "stop"})
+                async with asyncio.timeout(20):
+                    assert [message.json()["type"] async for message in socket][-1] == "done"
+        assert await at.stop() == 0
+        log = "".join(at.output)
+    assert "session_" in log
+    for planted in (right, *wrong):
+        assert planted not in log

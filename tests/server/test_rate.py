@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateways import DEADLINE_S, cut, gateway, transcribe
 from perch.asr.mock import MockASRClient
-from perch.errors import AtCapacity, RateLimited
+from perch.errors import AtCapacity, BadConfig, RateLimited
 from perch.server.config import AccessConfig, GatewayConfig, RateConfig
 from perch.server.keys import KeyEntry, hash_key, new_key, write_entries
 from perch.server.principal import KeyLimits, Principal
@@ -161,6 +161,13 @@ async def test_a_redis_that_never_answers_is_waited_for_once_and_not_long() -> N
             began = time.monotonic()
             assert await refusals(rates, ALICE, 5) == 2
             assert time.monotonic() - began < 5 * 0.2, "the deadline was waited for once, not five times"
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:6379", "memory://", "redis://127.0.0.1:port"])
+def test_what_is_no_redis_is_an_error_at_the_start_and_not_shown(url: str) -> None:
+    with pytest.raises(BadConfig, match="PERCH_LIMITS_REDIS_URL") as bad:
+        Counts(RateConfig(redis_url=url))
+    assert url not in bad.value.message
 
 
 # --- the gateway -------------------------------------------------------------------------------------

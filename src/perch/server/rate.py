@@ -15,8 +15,9 @@ import structlog
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from limits.errors import ConfigurationError
 
-from perch.errors import AtCapacity, RateLimited
+from perch.errors import AtCapacity, BadConfig, RateLimited
 from perch.server.config import RateConfig
 from perch.server.principal import Principal
 
@@ -230,13 +231,20 @@ async def _boxed(answer: Awaitable[_T]) -> tuple[_T]:
 
 
 def _redis(config: RateConfig) -> RedisStorage:
-    return RedisStorage(
-        f"async+{config.redis_url}",
-        implementation="redispy",
-        key_prefix="perch",
-        socket_timeout=config.deadline_s,
-        socket_connect_timeout=config.deadline_s,
-    )
+    if not config.redis_url.startswith(("redis://", "rediss://", "redis+unix://")):
+        raise BadConfig("PERCH_LIMITS_REDIS_URL must begin with redis://, rediss:// or redis+unix://.")
+    try:
+        return RedisStorage(
+            f"async+{config.redis_url}",
+            implementation="redispy",
+            key_prefix="perch",
+            socket_timeout=config.deadline_s,
+            socket_connect_timeout=config.deadline_s,
+        )
+    except ConfigurationError as error:
+        raise BadConfig("PERCH_LIMITS_REDIS_URL needs the extra: pip install 'perch-asr[redis]'.") from error
+    except ValueError as error:
+        raise BadConfig("PERCH_LIMITS_REDIS_URL is not the address of a Redis.") from error
 
 
 def _failures_of(redis: RedisStorage | None) -> tuple[type[Exception], ...]:
