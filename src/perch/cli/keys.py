@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--file", type=Path, help=f"the key file (default: $PERCH_KEY_STORE, else {_DEFAULT_FILE})"
     )
     parser.add_argument(
-        "--scopes", metavar="LIST", help="what the key allows, by commas (default: models,transcribe)"
+        "--scopes", metavar="LIST", help="what the key allows, by commas (default: models,tokens,transcribe)"
     )
     parser.add_argument("--sessions", type=int, metavar="N", help="sessions at the same time")
     parser.add_argument("--audio-s-per-min", type=int, metavar="N", help="seconds of audio per minute")

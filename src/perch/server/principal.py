@@ -5,8 +5,10 @@ from typing import Literal
 
 SCOPES = ("transcribe", "models", "tokens", "metrics", "admin")
 """Everything a caller can be allowed: sessions and files, the list of models, making browser tokens, …"""
-EVERYDAY = frozenset({"transcribe", "models"})
-"""What a key, a JWT or a certificate may do that says nothing of scopes."""
+ONCE = frozenset({"transcribe", "models"})
+"""What a browser token may do at most."""
+EVERYDAY = ONCE | {"tokens"}
+"""What a key, a JWT or a certificate may do that says nothing of scopes. A token allows no more than it does."""
 ANONYMOUS = "anonymous"
 
 Source = Literal["nobody", "key", "jwt", "certificate"]

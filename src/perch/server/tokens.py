@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 
 from perch.errors import BadConfig, Unauthorized
-from perch.server.principal import EVERYDAY, KeyLimits, Principal
+from perch.server.principal import ONCE, KeyLimits, Principal
 from perch.server.rate import Counts
 
 log = structlog.get_logger(__name__)
@@ -52,7 +52,7 @@ class Tokens:
         self._used = used
 
     def mint(self, principal: Principal, ttl_s: float, now: float) -> BrowserToken:
-        """A token that stands for ``principal`` once, and for nothing but the everyday scopes.
+        """A token that stands for ``principal`` once, and for no more than ``ONCE``.
 
         Raises:
             BadConfig: That is too long or no time at all.
@@ -62,7 +62,7 @@ class Tokens:
         claims = {
             "name": principal.name,
             "source": principal.source,
-            "scopes": sorted(principal.scopes & EVERYDAY),
+            "scopes": sorted(principal.scopes & ONCE),
             "limits": asdict(principal.limits),
             "exp": now + ttl_s,
             "jti": secrets.token_hex(16),
