@@ -60,6 +60,11 @@ class ASRStream(Protocol):
         """Samples accepted that no engine has taken yet."""
         ...
 
+    @property
+    def answered_at(self) -> float:
+        """When the engine last answered anything, by ``time.monotonic()``; 0 before its first answer."""
+        ...
+
     async def room(self, samples: int) -> None:
         """Wait until the engine is less than ``samples`` behind."""
         ...

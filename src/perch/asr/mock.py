@@ -84,6 +84,7 @@ class MockStream:
     """An ``ASRStream`` over ``MockTranscriber``."""
 
     lag = 0
+    answered_at = 0.0
 
     def __init__(self, state: StreamState | None = None) -> None:
         self._transcriber = MockTranscriber(0 if state is None else state.start)

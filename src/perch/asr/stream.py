@@ -109,6 +109,7 @@ class ResumableStream:
         self._taken = asyncio.Event()
         self._partial: Hypothesis | None = None
         self._partial_since = 0.0
+        self.answered_at = 0.0
         self._replay_until = self._window.end
 
     @property
@@ -200,6 +201,7 @@ class ResumableStream:
         oldest = time.monotonic() + self._config.rotate_after_s
         try:
             while (hypotheses := await attempt.read()) is not None:
+                self.answered_at = time.monotonic()
                 for hypothesis in hypotheses:
                     self._hear(_placed(hypothesis, timeline), deliver)
                     if hypothesis.is_final and time.monotonic() > oldest and not self._ended:

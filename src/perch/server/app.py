@@ -18,7 +18,7 @@ from perch.core.session import Session
 from perch.core.speech import ModelInfo
 from perch.observability.metrics import Metrics
 from perch.observability.tracing import Tracing
-from perch.server import dialects
+from perch.server import dialects, realtime_tokens
 from perch.server.admission import Admission
 from perch.server.auth import Authenticator
 from perch.server.config import GatewayConfig
@@ -54,6 +54,7 @@ def build_app(
     app[CONFIG] = config
     app[PARTS] = _parts(config, client, metrics, tracing)
     dialects.add_routes(app)
+    realtime_tokens.add_routes(app)
     app.router.add_get("/health", health)
     app.router.add_get("/ready", ready)
     app.router.add_get("/v1/models", models)
@@ -86,7 +87,7 @@ def _parts(config: GatewayConfig, client: ASRClient, metrics: Metrics, tracing: 
         metrics=metrics,
         tracing=tracing,
         admission=Admission(config.admission),
-        authenticator=Authenticator(config.api_keys),
+        authenticator=Authenticator.of(config),
         monitor=monitor,
         engine=engine,
         siblings=siblings,

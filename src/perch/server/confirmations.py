@@ -6,15 +6,23 @@ or none began and nothing comes for a moment.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from perch.asr.base import ASRStream
+from perch.core.audio import RATE
 from perch.core.transcript import Transcript
 
 _QUIET_S = 0.7
-"""An engine that has said nothing for so long after the mark has nothing to say."""
+"""An engine that has answered nothing for so long has nothing to say."""
+_SETTLED_S = 2.0
+"""Nor has one that answers, but of no utterance, for so long."""
 _DEADLINE_S = 15.0
+"""An engine that owes a final and is silent for so long will not say it soon; the client must not wait for ever."""
+_NEAR = RATE // 10
+"""An engine listens in blocks: it may have reached a mark but for the rest of one."""
 
 
 class Confirmations:
@@ -24,6 +32,7 @@ class Confirmations:
         self._confirm = confirm
         self._marks: deque[int] = deque()
         self._heard = asyncio.Event()
+        self._listened = 0
         self._work: asyncio.Task[None] | None = None
 
     def expect(self, mark: int, streams: Sequence[ASRStream], transcripts: Sequence[Transcript]) -> None:
@@ -32,8 +41,9 @@ class Confirmations:
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._one_by_one(streams, transcripts), name="confirmations")
 
-    def heard(self) -> None:
-        """The engine has said something."""
+    def heard(self, position: int | None) -> None:
+        """The engine has said something, having listened to ``position`` if it tells."""
+        self._listened = max(self._listened, position or 0)
         self._heard.set()
 
     def all(self) -> None:
@@ -48,25 +58,26 @@ class Confirmations:
 
     async def _one_by_one(self, streams: Sequence[ASRStream], transcripts: Sequence[Transcript]) -> None:
         while self._marks:
-            try:
-                async with asyncio.timeout(_DEADLINE_S):
-                    for stream in streams:
-                        await stream.room(1)
-                    await self._answered(self._marks[0], transcripts)
-            except TimeoutError:
-                pass  # an engine this slow will say it later; the client must not wait for ever
+            for stream in streams:
+                await stream.room(1)
+            await self._answered(self._marks[0], streams, transcripts)
             self._confirm(self._marks.popleft())
 
-    async def _answered(self, mark: int, transcripts: Sequence[Transcript]) -> None:
-        owed = any(transcript.owes_before(mark) for transcript in transcripts)
+    async def _answered(
+        self, mark: int, streams: Sequence[ASRStream], transcripts: Sequence[Transcript]
+    ) -> None:
+        since = settled_since = time.monotonic()
         while True:
+            now = time.monotonic()
+            owed = any(transcript.owes_before(mark) for transcript in transcripts)
+            quiet_s = now - max(since, *(stream.answered_at for stream in streams))
+            if owed:
+                settled_since = now
+            elif self._listened >= mark - _NEAR or quiet_s >= _QUIET_S or now - settled_since >= _SETTLED_S:
+                return
+            if quiet_s >= _DEADLINE_S:
+                return
             self._heard.clear()
-            try:
-                async with asyncio.timeout(None if owed else _QUIET_S):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_QUIET_S / 2):
                     await self._heard.wait()
-            except TimeoutError:
-                return
-            still = any(transcript.owes_before(mark) for transcript in transcripts)
-            if owed and not still:
-                return
-            owed = still

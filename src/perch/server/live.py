@@ -259,7 +259,7 @@ class LiveSession:
         else:
             self.session.receive_hypothesis(heard, channel)
             if self._confirmations is not None:
-                self._confirmations.heard()
+                self._confirmations.heard(heard.end)
         self._on_events()
 
     def sent(self, event: Event) -> None:
