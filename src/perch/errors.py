@@ -8,6 +8,8 @@
     │   ├── BadConfig          bad_config: a start message or query with an unknown key or impossible value
     │   ├── BadAudio           bad_audio: bytes that cannot be samples of the declared format
     │   ├── MessageTooBig      message_too_big
+    │   ├── UrlRefused         url_refused: a recording at an address that is not fetched from
+    │   ├── UrlFailed          url_failed: the recording there cannot be had
     │   ├── Unauthorized       unauthorized
     │   ├── Forbidden          forbidden: the credentials are right, and do not allow this
     │   ├── RateLimited        rate_limited: more requests or audio in a minute than the caller may have
@@ -79,6 +81,15 @@ class BadAudio(ClientFault):
 
 class MessageTooBig(ClientFault):
     code = "message_too_big"
+
+
+class UrlRefused(ClientFault):
+    code = "url_refused"
+
+
+class UrlFailed(ClientFault):
+    code = "url_failed"
+    retryable = True
 
 
 class Unauthorized(ClientFault):

@@ -23,6 +23,7 @@ from perch.errors import BadConfig
 from perch.server.config import (
     AccessConfig,
     AdmissionConfig,
+    FetchConfig,
     GatewayConfig,
     JwtConfig,
     RateConfig,
@@ -136,6 +137,15 @@ class Settings(BaseSettings):
     )
     perch_spool_bytes: int = Field(
         64 << 20, ge=1 << 16, description="Audio kept per session until a final covers it."
+    )
+    perch_max_upload_bytes: int = Field(
+        200 << 20, ge=1024, description="Largest recording accepted over HTTP."
+    )
+    perch_fetch_urls: bool = Field(
+        False, description="Fetch recordings over https from public addresses that callers name."
+    )
+    perch_fetch_hosts: str = Field(
+        "", description="Hosts recordings may be fetched from, separated by commas. Empty: any public one."
     )
     perch_drain_s: float = Field(
         20.0, ge=0, description="Seconds that open sessions get to finish on SIGTERM."
@@ -280,6 +290,12 @@ class Settings(BaseSettings):
                 self.perch_max_sessions, self.perch_max_sessions_per_key, self.perch_max_sessions_per_address
             ),
             resume=ResumeConfig(self.perch_resume_ttl_s, self.perch_max_parked),
+            max_upload_bytes=self.perch_max_upload_bytes,
+            fetch=FetchConfig(
+                self.perch_fetch_urls,
+                tuple(host.lower() for host in _list(self.perch_fetch_hosts)),
+                self.perch_max_upload_bytes,
+            ),
             drain_s=self.perch_drain_s,
         )
 

@@ -27,31 +27,43 @@ _OPTIONS = {
 
 
 def decode_file(
-    source: Source, *, chunk: int = RATE, max_seconds: float = MAX_SECONDS, quality: Quality = Quality.FILE
+    source: Source,
+    *,
+    chunk: int = RATE,
+    max_seconds: float = MAX_SECONDS,
+    quality: Quality = Quality.FILE,
+    channels: int | None = None,
 ) -> Iterator[bytes]:
-    """The 16 kHz mono PCM of a recording, in chunks of ``chunk`` samples (the last may be shorter).
+    """The 16 kHz PCM of a recording, in chunks of ``chunk`` samples (the last may be shorter).
 
-    Stereo is mixed down. A recording that breaks off, or has broken pieces, yields what it holds.
+    Channels are mixed down, or interleaved if ``channels`` says how many there are. A recording that breaks off, or has broken pieces, yields what it holds.
 
     Args:
         source: A path, the bytes of a file, or an open binary file. An open file is read, not closed.
         chunk: Samples per chunk.
         max_seconds: Refuse longer recordings, once so much has been decoded.
         quality: How to convert the sample rate.
+        channels: How many channels the recording has, to keep them; None mixes them.
 
     Raises:
         BadAudio: It is empty, no audio, damaged beyond use, or too long.
         OSError: The path cannot be read.
     """
     pending = bytearray()
-    size = samples_to_bytes(chunk)
-    for pcm in _bounded(_decode(source, quality), max_seconds):
+    size = samples_to_bytes(chunk) * (channels or 1)
+    for pcm in _bounded(_decode(source, quality, channels), max_seconds * (channels or 1)):
         pending += pcm
         while len(pending) >= size:
             yield bytes(pending[:size])
             del pending[:size]
     if pending:
         yield bytes(pending)
+
+
+def channels_of(source: Source) -> int:
+    """How many channels a recording has by what its header says; raises as ``probe``."""
+    with _opened(source) as container:
+        return int(container.streams.audio[0].codec_context.channels)
 
 
 def probe(source: Source) -> float | None:
@@ -76,8 +88,8 @@ def _bounded(pieces: Iterator[bytes], max_seconds: float) -> Iterator[bytes]:
         yield pcm
 
 
-def _decode(source: Source, quality: Quality) -> Iterator[bytes]:
-    converter = FrameConverter(quality)
+def _decode(source: Source, quality: Quality, channels: int | None) -> Iterator[bytes]:
+    converter = FrameConverter(quality, channels)
     with _opened(source) as container:
         for frame in _frames(container):
             yield converter.convert(frame)

@@ -16,6 +16,7 @@ VERBS = {
     "transcribe": "transcribe files or the microphone in the terminal",
     "check": "check that Riva answers, and list its models",
     "config": "check the settings, or print an example",
+    "keys": "make, list, revoke and check API keys",
 }
 
 

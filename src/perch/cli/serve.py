@@ -20,7 +20,8 @@ from perch.server.engine_process import EngineProcess
 from perch.server.lifecycle import serve
 from perch.server.monitor import EngineState
 from perch.server.parts import PARTS
-from perch.server.tls import server_context
+from perch.server.reload import watching
+from perch.server.tls import server_tls
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,8 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
 async def _serve(loaded: settings.Settings) -> int:
     config = loaded.gateway()
     try:
-        context, self_signed = (
-            (None, None) if config.tls is None else server_context(config.tls, config.state_dir, config.host)
+        tls, self_signed = (
+            (None, None) if config.tls is None else server_tls(config.tls, config.state_dir, config.host)
         )
         tracing = Tracing(otlp_provider(loaded.perch_otlp_endpoint))
     except (OSError, ValueError) as error:
@@ -76,9 +77,11 @@ async def _serve(loaded: settings.Settings) -> int:
             app = build_app(config, _client(loaded, engine), Metrics(), tracing)
             if engine is not None:
                 engine.on_death = app[PARTS].monitor.doubt
+            if tls is not None:
+                await stack.enter_async_context(watching(tls))
             await serve(
                 app,
-                ssl_context=context,
+                ssl_context=None if tls is None else tls.context,
                 on_listening=lambda port: _announce(config, app[PARTS].monitor.state, port, self_signed),
             )
     except errors.PerchError as error:
@@ -132,7 +135,7 @@ def _announce(config: GatewayConfig, engine: EngineState, port: int, self_signed
         lines.append(f"  note     {backend.notice}")
     if self_signed is not None:
         lines.append(f"  TLS      self-signed certificate ({self_signed}); your browser will ask once")
-    if not config.api_keys:
+    if config.is_open:
         lines.append("  access   no API keys: everybody who can reach this address may use it")
     if not config.asr_enabled:
         lines.append("  note     recognition is switched off (ASR_ENABLED=false): every session is refused")

@@ -106,6 +106,9 @@ class Metrics:
             "code",
             error_codes(),
         )
+        self._limits_unavailable = self._counter(
+            "perch_limits_unavailable_total", "Times Redis could not be asked about a caller's limits."
+        )
         self._audio = self._counter("perch_audio_seconds_total", "Audio accepted from clients.")
         self._events = self._event_metrics()
         self._engine_failures = self._labelled(
@@ -134,6 +137,9 @@ class Metrics:
 
     def refused(self, code: str) -> None:
         self._refused.inc(code)
+
+    def limits_unavailable(self) -> None:
+        self._limits_unavailable.inc()
 
     # --- what passes through one ---------------------------------------------------------------------
 

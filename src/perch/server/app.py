@@ -18,14 +18,16 @@ from perch.core.session import Session
 from perch.core.speech import ModelInfo
 from perch.observability.metrics import Metrics
 from perch.observability.tracing import Tracing
-from perch.server import dialects, realtime_tokens
+from perch.server import dialects, realtime_tokens, transcriptions
 from perch.server.admission import Admission
 from perch.server.auth import Authenticator
 from perch.server.config import GatewayConfig
+from perch.server.fetch import Fetcher
 from perch.server.handoff import Handoff
 from perch.server.live import Engine, Exported, LiveSession
 from perch.server.monitor import EngineMonitor
 from perch.server.parts import CONFIG, PARTS, Parts
+from perch.server.reload import watching
 from perch.server.replies import error_response
 from perch.server.resume import Resumption
 from perch.server.siblings import Siblings
@@ -44,6 +46,8 @@ _SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 _MODELS_SCOPE = "models"
+_CREATED = 1_735_689_600
+"""OpenAI's clients want a time, and an engine does not say when its model was made: 2025-01-01."""
 
 
 def build_app(
@@ -55,6 +59,7 @@ def build_app(
     app[PARTS] = _parts(config, client, metrics, tracing)
     dialects.add_routes(app)
     realtime_tokens.add_routes(app)
+    transcriptions.add_routes(app)
     app.router.add_get("/health", health)
     app.router.add_get("/ready", ready)
     app.router.add_get("/v1/models", models)
@@ -67,6 +72,7 @@ def build_app(
         app.router.add_static("/static/", static)
         app.on_response_prepare.append(_add_page_headers)
     app.cleanup_ctx.append(_close_client)
+    app.cleanup_ctx.append(_keep_authenticating)
     app.cleanup_ctx.append(_keep_sessions)
     app.cleanup_ctx.append(_background)
     return app
@@ -87,10 +93,11 @@ def _parts(config: GatewayConfig, client: ASRClient, metrics: Metrics, tracing: 
         metrics=metrics,
         tracing=tracing,
         admission=Admission(config.admission),
-        authenticator=Authenticator.of(config),
+        authenticator=Authenticator.of(config, metrics.limits_unavailable),
         monitor=monitor,
         engine=engine,
         siblings=siblings,
+        fetcher=Fetcher(config.fetch),
         resumption=Resumption(
             config.resume,
             Handoff(config.state_dir / "sessions", config.resume.ttl_s, siblings),
@@ -175,7 +182,8 @@ def _describe(info: ModelInfo) -> dict[str, Any]:
     return {
         "id": info.name,
         "object": "model",
-        "owned_by": "engine",
+        "created": _CREATED,
+        "owned_by": "perch",
         "capabilities": {
             "languages": list(info.languages),
             "streaming": info.streaming,
@@ -282,6 +290,16 @@ async def _keep_sessions(app: web.Application) -> AsyncIterator[None]:
             yield
     finally:
         await parts.resumption.aclose()
+
+
+async def _keep_authenticating(app: web.Application) -> AsyncIterator[None]:
+    """Take up changes of the key file while the app runs."""
+    authenticator = app[PARTS].authenticator
+    try:
+        async with watching(authenticator):
+            yield
+    finally:
+        await authenticator.aclose()
 
 
 async def _close_client(app: web.Application) -> AsyncIterator[None]:

@@ -82,6 +82,17 @@ class AccessConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class FetchConfig:
+    """Recordings at addresses that callers name."""
+
+    enabled: bool = False
+    hosts: tuple[str, ...] = ()
+    """Hosts they may be fetched from; with none, any public one."""
+    max_bytes: int = 200 << 20
+    deadline_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """The gateway process."""
 
@@ -107,6 +118,8 @@ class GatewayConfig:
     """A connection that has not sent a whole request by then is ended."""
     start_grace_s: float = 1.0
     """A client that says nothing for this long is told ``ready`` with the defaults."""
+    max_upload_bytes: int = 200 << 20
+    fetch: FetchConfig = field(default_factory=FetchConfig)
     drain_s: float = 20.0
     monitor_s: float = 5.0
 

@@ -10,6 +10,7 @@ from perch.observability.tracing import Tracing
 from perch.server.admission import Admission
 from perch.server.auth import Authenticator
 from perch.server.config import GatewayConfig
+from perch.server.fetch import Fetcher
 from perch.server.live import Engine
 from perch.server.monitor import EngineMonitor
 from perch.server.resume import Resumption
@@ -30,6 +31,7 @@ class Parts:
     engine: Engine
     siblings: Siblings
     resumption: Resumption
+    fetcher: Fetcher
     sessions: OpenSessions = field(default_factory=OpenSessions)
 
 

@@ -1,32 +1,56 @@
-"""The sessions open in this process, and waiting for them to be over."""
+"""What is open in this process, and waiting for it to be over."""
 
 import asyncio
 from collections.abc import Iterator
+from typing import Protocol
 
-from perch.server.connection import Connection
+from perch.errors import PerchError
+
+
+class Open(Protocol):
+    """A connection, or the transcription of a recording."""
+
+    @property
+    def last_heard(self) -> float:
+        """When something last came from its client, by ``time.monotonic()``."""
+        ...
+
+    @property
+    def idle_timeout_s(self) -> float:
+        """Seconds without anything that it is given."""
+        ...
+
+
+    def notify(self, code: str, message: str) -> None:
+        """Tell its client something it need not act on."""
+        ...
+
+    def abort(self, error: PerchError) -> None:
+        """End it from outside."""
+        ...
 
 
 class OpenSessions:
-    """A set of connections whose emptiness can be awaited."""
+    """A set whose emptiness can be awaited."""
 
     def __init__(self) -> None:
-        self._connections: set[Connection] = set()
+        self._open: set[Open] = set()
         self._empty = asyncio.Event()
         self._empty.set()
 
     def __len__(self) -> int:
-        return len(self._connections)
+        return len(self._open)
 
-    def __iter__(self) -> Iterator[Connection]:
-        return iter(tuple(self._connections))
+    def __iter__(self) -> Iterator[Open]:
+        return iter(tuple(self._open))
 
-    def add(self, connection: Connection) -> None:
-        self._connections.add(connection)
+    def add(self, session: Open) -> None:
+        self._open.add(session)
         self._empty.clear()
 
-    def discard(self, connection: Connection) -> None:
-        self._connections.discard(connection)
-        if not self._connections:
+    def discard(self, session: Open) -> None:
+        self._open.discard(session)
+        if not self._open:
             self._empty.set()
 
     async def wait_empty(self) -> None:

@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import orjson
@@ -12,7 +13,7 @@ from perch import errors
 from perch.core.session import Session
 from perch.protocols.base import Dialect, Request, WireProtocol
 from perch.server.admission import Lease
-from perch.server.auth import Credentials, check_origin, strip_credentials
+from perch.server.auth import Credentials, Principal, check_origin, strip_credentials
 from perch.server.connection import Connection, Socket
 from perch.server.live import LiveSession
 from perch.server.parts import CONFIG, PARTS
@@ -40,7 +41,7 @@ async def _stream(request: web.Request, dialect: Dialect) -> web.StreamResponse:
     parts = request.app[PARTS]
     principal = await admitted(request)
     stream_id = request.headers.get("X-Request-ID", "")[:64] or f"st_{secrets.token_hex(8)}"
-    lease = parts.admission.lease(principal, request.remote or "unknown")
+    lease = leased(request, principal)
     try:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             lease.release()
@@ -51,12 +52,14 @@ async def _stream(request: web.Request, dialect: Dialect) -> web.StreamResponse:
         lease.release()
         raise
     with parts.tracing.stream_span(stream_id, request.headers):
-        await _serve(request, socket, protocol, _new_session(request, protocol, stream_id, principal, lease))
+        await _serve(
+            request, socket, protocol, _new_session(request, protocol, stream_id, principal.name, lease)
+        )
     return socket
 
 
-async def admitted(request: web.Request) -> str:
-    """The caller's name, if it may open a session at all.
+async def admitted(request: web.Request) -> Principal:
+    """The caller, if it may open a session at all.
 
     Raises:
         PerchError: It may not, or nobody may now.
@@ -69,14 +72,31 @@ async def admitted(request: web.Request) -> str:
     problem = parts.monitor.state.problem
     if problem is not None and parts.admission.is_open:
         raise errors.EngineUnavailable(problem.message, retry_after=problem.retry_after or 2.0)
-    return principal.name
+    return principal
+
+
+def leased(request: web.Request, principal: Principal) -> Lease:
+    """A place for one session of ``principal``; raises as ``Admission.lease``."""
+    parts = request.app[PARTS]
+    return parts.admission.lease(
+        principal.name,
+        request.remote or "unknown",
+        max_sessions=principal.limits.sessions,
+        spend=partial(parts.authenticator.spend, principal),
+    )
 
 
 def credentials(request: web.Request) -> Credentials:
     """Every place of ``request`` where a credential can be."""
     transport = request.transport
     certificate = transport.get_extra_info("peercert") if transport is not None else None
-    return Credentials(request.headers, request.query, request.match_info.get("token", ""), certificate)
+    return Credentials(
+        request.headers,
+        request.query,
+        request.match_info.get("token", ""),
+        certificate,
+        request.remote or "",
+    )
 
 
 def _described(request: web.Request, stream_id: str) -> Request:
