@@ -94,7 +94,7 @@ async def test_other_kinds_of_address_are_refused(url: str) -> None:
 
 
 async def test_hosts_beside_the_allowed_ones_are_refused() -> None:
-    with pytest.raises(errors.UrlRefused, match="files.example"):
+    with pytest.raises(errors.UrlRefused, match=r"files\.example"):
         async with Fetcher(FetchConfig(enabled=True, hosts=("other.example",)), here).fetched(
             "https://files.example/a"
         ):

@@ -1,6 +1,7 @@
 """Recordings over HTTP: every format, streamed answers, channels, limits and refusals, on a real engine."""
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -47,13 +48,20 @@ def form(file: bytes | None = WAV, **fields: Any) -> aiohttp.FormData:
         for one in value if isinstance(value, list) else [value]:
             data.add_field(name.replace("__", "[]"), one)
     if file is not None:
-        data.add_field("file", file, filename="a.wav", content_type="audio/wav")
+        data.add_field("file", io.BytesIO(file), filename="a.wav", content_type="audio/wav")
     return data
 
 
 async def post(at: Gateway, file: bytes | None = WAV, **fields: Any) -> tuple[int, str]:
     async with at.client.post(at.http + PATH, data=form(file, **fields)) as response:
         return response.status, await response.text()
+
+
+async def opened(at: Gateway) -> None:
+    """Until the gateway has begun with a recording."""
+    async with asyncio.timeout(10):
+        while not len(at.parts.sessions):  # noqa: ASYNC110 - of no interest to the product
+            await asyncio.sleep(0.01)
 
 
 async def test_json_and_text() -> None:
@@ -122,11 +130,11 @@ async def test_a_mistake_is_refused_with_what_would_be_right() -> None:
             ({"timestamp_granularities__": "letter"}, "word and segment"),
             ({"stream": "perhaps"}, "true or false"),
         ):
-            status, body = await post(at, **fields)
+            status, body = await post(at, WAV, **fields)
             error = json.loads(body)["error"]
             assert (status, error["type"]) == (400, "invalid_request_error")
             assert part in error["message"]
-        for file in (b"", b"no audio at all", WAV[:50] * 2, None):
+        for file in (b"", b"no audio at all", WAV[:30] * 2, None):
             status, body = await post(at, file)
             assert status == 400
             assert json.loads(body)["error"]["code"] in {"bad_audio", "bad_message"}
@@ -165,8 +173,7 @@ async def test_a_drain_ends_a_recording_with_a_retryable_answer() -> None:
     async with serving() as at:
         long = riff(synthesise(["hello bird"], LONG_PAUSE) + bytes(32_000 * 3000))
         posting = asyncio.create_task(post(at, long))
-        while not len(at.parts.sessions):
-            await asyncio.sleep(0)
+        await opened(at)
         await drain(at.parts, 0.05, asyncio.Event())
         status, body = await posting
         assert (status, json.loads(body)["error"]["code"]) == (503, "going_away")
@@ -176,8 +183,7 @@ async def test_a_client_that_goes_away_frees_its_place() -> None:
     async with serving() as at:
         long = riff(bytes(32_000 * 3000))
         posting = asyncio.create_task(post(at, long))
-        while not len(at.parts.sessions):
-            await asyncio.sleep(0)
+        await opened(at)
         posting.cancel()
         async with asyncio.timeout(10):
             await at.parts.sessions.wait_empty()
@@ -275,7 +281,8 @@ def test_any_fields_are_understood_or_refused(fields: list[tuple[str, str]]) -> 
     try:
         rest_openai.parse(fields, RecognitionConfig(), [])
     except ClientFault as error:
-        assert error.message
+        if not error.message:
+            raise
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,6 +1,6 @@
 """Whole recordings, in any common container, to 16 kHz mono PCM in bounded memory."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from io import SEEK_END, BytesIO
 from pathlib import Path
@@ -33,7 +33,7 @@ def decode_file(
     max_seconds: float = MAX_SECONDS,
     quality: Quality = Quality.FILE,
     channels: int | None = None,
-) -> Iterator[bytes]:
+) -> Generator[bytes, None, None]:
     """The 16 kHz PCM of a recording, in chunks of ``chunk`` samples (the last may be shorter).
 
     Channels are mixed down, or interleaved if ``channels`` says how many there are. A recording that breaks off, or has broken pieces, yields what it holds.

@@ -6,7 +6,7 @@ recording of any length takes the memory of a minute.
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO
@@ -136,9 +136,17 @@ class Recording:
                 raise errors.BadMessage("The client has gone.")
 
     async def _feed(
-        self, pieces: Iterator[bytes], streams: Sequence[ASRStream], total_s: float | None
+        self, pieces: Generator[bytes, None, None], streams: Sequence[ASRStream], total_s: float | None
     ) -> None:
-        while piece := await asyncio.to_thread(next, pieces, b""):
+        try:
+            await self._feed_all(pieces, streams, total_s)
+        finally:
+            pieces.close()
+
+    async def _feed_all(
+        self, pieces: Generator[bytes, None, None], streams: Sequence[ASRStream], total_s: float | None
+    ) -> None:
+        while piece := await _in_thread(pieces):
             for stream, pcm in zip(streams, _apart(piece, len(streams)), strict=True):
                 stream.send(pcm)
             self._samples += bytes_to_samples(len(piece)) // len(streams)
@@ -155,6 +163,15 @@ class Recording:
             self._lease.spend(seconds)
         except errors.RateLimited as limited:
             await asyncio.sleep(limited.retry_after or 1.0)
+
+
+async def _in_thread(pieces: Iterator[bytes]) -> bytes:
+    """The next piece. Who cancels this waits for the thread: the file it reads must outlive it."""
+    reading = asyncio.ensure_future(asyncio.to_thread(next, pieces, b""))
+    try:
+        return await asyncio.shield(reading)
+    finally:
+        await asyncio.wait([reading])
 
 
 def _channels(file: BinaryIO) -> int:

@@ -14,6 +14,8 @@ STATUS = {
     "origin_refused": 403,
     "bad_config": 400,
     "bad_message": 400,
+    "message_too_big": 413,
+    "idle_timeout": 408,
     "at_capacity": 503,
     "going_away": 503,
     "asr_disabled": 503,

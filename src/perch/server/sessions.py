@@ -20,7 +20,6 @@ class Open(Protocol):
         """Seconds without anything that it is given."""
         ...
 
-
     def notify(self, code: str, message: str) -> None:
         """Tell its client something it need not act on."""
         ...
