@@ -129,6 +129,11 @@ _HELP = {
         "A WebSocket message is larger than `PERCH_MAX_MESSAGE_BYTES`.",
         "Send smaller frames; 100 ms each is usual.",
     ),
+    "url_refused": (
+        "a recording was to be fetched from an address that is not allowed",
+        "send the recording itself, or a public https address where the operator allows it",
+    ),
+    "url_failed": ("the recording at that address could not be fetched", "check the address; try again"),
     "unauthorized": (
         "An API key is needed, and there is none or a wrong one.",
         "Send the key in one of the four places the message names.",

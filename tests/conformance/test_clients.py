@@ -52,6 +52,10 @@ def words(text: str) -> list[str]:
         ("openai", "openai_realtime", "manual"),
         ("nvidia", "nvidia_realtime", "mint"),
         ("nvidia", "nvidia_realtime", "open"),
+        ("openai", "openai_rest", "sync"),
+        ("openai", "openai_rest", "async"),
+        ("deepgram", "deepgram_rest", "sync"),
+        ("deepgram", "deepgram_rest", "async"),
     ],
 )
 async def test_the_same_words_as_by_the_native_client(
