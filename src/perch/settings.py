@@ -29,11 +29,12 @@ from perch.server.config import (
     RateConfig,
     ResumeConfig,
     TlsConfig,
+    WebhookConfig,
 )
 from perch.server.secrets_manager import SecretUnavailable, resolve
 
 _SECRET_LISTS = ("perch_api_keys", "riva_api_key", "riva_metadata")
-_SECRETS = (*_SECRET_LISTS, "perch_token_key", "perch_jwt_key", "perch_limits_redis_url")
+_SECRETS = (*_SECRET_LISTS, "perch_token_key", "perch_jwt_key", "perch_limits_redis_url", "perch_webhook_key")
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
@@ -147,6 +148,11 @@ class Settings(BaseSettings):
     perch_fetch_hosts: str = Field(
         "", description="Hosts recordings may be fetched from, separated by commas. Empty: any public one."
     )
+    perch_webhook_url: str = Field(
+        "", description="Where the transcripts of calls are posted. Empty: nowhere."
+    )
+    perch_webhook_key: str = Field("", description="Shared secret that signs what is posted there.")
+    perch_webhook_partials: bool = Field(False, description="Post partials too, not only finals.")
     perch_drain_s: float = Field(
         20.0, ge=0, description="Seconds that open sessions get to finish on SIGTERM."
     )
@@ -296,6 +302,9 @@ class Settings(BaseSettings):
                 tuple(host.lower() for host in _list(self.perch_fetch_hosts)),
                 self.perch_max_upload_bytes,
             ),
+            webhook=WebhookConfig(
+                self.perch_webhook_url, self.perch_webhook_key, self.perch_webhook_partials
+            ),
             drain_s=self.perch_drain_s,
         )
 
@@ -428,6 +437,12 @@ def _together(settings: Settings) -> list[str]:
     if settings.perch_tls_client_ca and not settings.perch_tls:
         problems.append("PERCH_TLS_CLIENT_CA needs PERCH_TLS")
     problems += _jwt_problems(settings)
+    if settings.perch_webhook_url and not settings.perch_webhook_key:
+        problems.append(
+            "PERCH_WEBHOOK_URL needs PERCH_WEBHOOK_KEY: its receiver must be able to check who posts"
+        )
+    if urlsplit(settings.perch_webhook_url).scheme not in {"", "http", "https"}:
+        problems.append("PERCH_WEBHOOK_URL must begin with https:// or http://")
     return problems
 
 

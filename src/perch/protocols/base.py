@@ -8,6 +8,7 @@ numbers but by ``Request.new_id``. Adding a dialect adds a file beside this one 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from perch.core.messages import Backend, Command, Event, Limits, SessionConfig, Start
@@ -78,6 +79,9 @@ class WireProtocol(Protocol):
     idle_timeout_s: float | None
     """The dialect's own limit of seconds without any frame from the client; None leaves it to the gateway."""
 
+    details: Mapping[str, str]
+    """What the client has said of itself (which call it is): for whoever else hears the transcript."""
+
     def opening(self) -> Sequence[Command]:
         """Commands the request itself already carries, and what the server says first (``Reply``)."""
         ...
@@ -117,6 +121,7 @@ class OneSocketProtocol:
     resumable = False
     confirms_finalize = False
     idle_timeout_s: float | None = None
+    details: Mapping[str, str] = MappingProxyType({})
 
     def resumed(self, stream_id: str, config: SessionConfig) -> None:
         raise AssertionError(f"the session {stream_id} of {config} cannot be resumed")
@@ -138,5 +143,7 @@ class Dialect:
     """WebSocket subprotocols it selects from, the preferred first."""
     id_header: str = "X-Request-ID"
     """The header of the answer to the upgrade that carries the stream's identifier."""
+    is_observed: bool = False
+    """Its clients are told nothing: transcripts go to webhooks and observers."""
     max_message_bytes: int = 0
     """Larger messages than the gateway's limit, where the dialect promises them."""

@@ -6,6 +6,7 @@ docs/reference/protocol.md is written for its users; tests hold the two together
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from perch.core.audio import samples_to_seconds
@@ -53,6 +54,7 @@ class NativeProtocol:
     resumable = True
     confirms_finalize = False
     idle_timeout_s: float | None = None
+    details: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self,

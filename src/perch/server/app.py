@@ -18,7 +18,7 @@ from perch.core.session import Session
 from perch.core.speech import ModelInfo
 from perch.observability.metrics import Metrics
 from perch.observability.tracing import Tracing
-from perch.server import dialects, realtime_tokens, transcriptions
+from perch.server import dialects, observation, realtime_tokens, transcriptions
 from perch.server.admission import Admission
 from perch.server.auth import Authenticator
 from perch.server.config import GatewayConfig
@@ -26,12 +26,14 @@ from perch.server.fetch import Fetcher
 from perch.server.handoff import Handoff
 from perch.server.live import Engine, Exported, LiveSession
 from perch.server.monitor import EngineMonitor
+from perch.server.observers import Observers
 from perch.server.parts import CONFIG, PARTS, Parts
 from perch.server.reload import watching
 from perch.server.replies import error_response
 from perch.server.resume import Resumption
 from perch.server.siblings import Siblings
 from perch.server.streams import credentials
+from perch.server.webhooks import Webhooks
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +62,7 @@ def build_app(
     dialects.add_routes(app)
     realtime_tokens.add_routes(app)
     transcriptions.add_routes(app)
+    observation.add_routes(app)
     app.router.add_get("/health", health)
     app.router.add_get("/ready", ready)
     app.router.add_get("/v1/models", models)
@@ -73,6 +76,7 @@ def build_app(
         app.on_response_prepare.append(_add_page_headers)
     app.cleanup_ctx.append(_close_client)
     app.cleanup_ctx.append(_keep_authenticating)
+    app.cleanup_ctx.append(_deliver)
     app.cleanup_ctx.append(_keep_sessions)
     app.cleanup_ctx.append(_background)
     return app
@@ -98,6 +102,7 @@ def _parts(config: GatewayConfig, client: ASRClient, metrics: Metrics, tracing: 
         engine=engine,
         siblings=siblings,
         fetcher=Fetcher(config.fetch),
+        observers=Observers(Webhooks(config.webhook)),
         resumption=Resumption(
             config.resume,
             Handoff(config.state_dir / "sessions", config.resume.ttl_s, siblings),
@@ -300,6 +305,12 @@ async def _keep_authenticating(app: web.Application) -> AsyncIterator[None]:
             yield
     finally:
         await authenticator.aclose()
+
+
+async def _deliver(app: web.Application) -> AsyncIterator[None]:
+    """Post transcripts while the app runs; sessions have ended when it stops, and their last words are in."""
+    async with app[PARTS].observers.webhooks.delivering():
+        yield
 
 
 async def _close_client(app: web.Application) -> AsyncIterator[None]:

@@ -93,6 +93,18 @@ class FetchConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class WebhookConfig:
+    """Where the transcripts of calls are posted."""
+
+    url: str = ""
+    """Empty posts nothing."""
+    secret: str = field(default="", repr=False)
+    partials: bool = False
+    deadline_s: float = 10.0
+    retry_s: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """The gateway process."""
 
@@ -120,6 +132,7 @@ class GatewayConfig:
     """A client that says nothing for this long is told ``ready`` with the defaults."""
     max_upload_bytes: int = 200 << 20
     fetch: FetchConfig = field(default_factory=FetchConfig)
+    webhook: WebhookConfig = field(default_factory=WebhookConfig)
     drain_s: float = 20.0
     monitor_s: float = 5.0
 

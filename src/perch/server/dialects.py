@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
-from perch.protocols import assemblyai, audiocodes, deepgram, native, realtime, vosk
+from perch.protocols import assemblyai, audiocodes, deepgram, media_streams, native, realtime, vosk
 from perch.protocols.base import Dialect
 from perch.server import streams
 
@@ -36,6 +36,10 @@ PATHS: Mapping[str, Choose] = {
     "/v1/listen": _always(deepgram.DIALECT),
     "/v3/ws": _always(assemblyai.DIALECT),
     "/vosk": _always(vosk.DIALECT),
+    "/twilio": _always(media_streams.DIALECT),
+    "/twilio/{token}": _always(media_streams.DIALECT),
+    "/media-stream": _always(media_streams.DIALECT),
+    "/media-stream/{token}": _always(media_streams.DIALECT),
     "/audiocodes": _always(audiocodes.DIALECT),
     "/audiocodes/{token}": _always(audiocodes.DIALECT),
 }

@@ -23,6 +23,7 @@ from perch.core.speech import Hypothesis
 from perch.observability.metrics import Metrics
 from perch.server.admission import Lease
 from perch.server.confirmations import Confirmations
+from perch.server.observers import Audience
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +57,7 @@ class LiveSession:
         session: Session,
         engine: Engine,
         metrics: Metrics,
+        audience: Audience,
         *,
         stream_id: str,
         principal: str,
@@ -75,6 +77,7 @@ class LiveSession:
         """Set when nothing more will be recognised: the session is done, failed or given up."""
         self._engine = engine
         self._metrics = metrics
+        self._audience = audience
         self._remote = remote
         self._log = log.bind(stream_id=stream_id, backend=engine.client.backend.kind)
         self._confirmations = Confirmations(self._confirm) if confirms_finalize else None
@@ -262,8 +265,9 @@ class LiveSession:
                 self._confirmations.heard(heard.end)
         self._on_events()
 
-    def sent(self, event: Event) -> None:
+    def sent(self, seq: int, event: Event) -> None:
         """``event`` has left for the client."""
+        self._audience.publish(seq, event)
         if isinstance(event, Partial | Final):
             kind = "final" if event.is_final else "partial"
             self._metrics.event_sent(kind, self._latency(event.end))
@@ -286,6 +290,7 @@ class LiveSession:
         if self._began is None:
             self._began = time.monotonic()
             self._metrics.session_opened()
+            self._audience.open()
             self._log.info("session_started", remote=self._remote)
 
     def fail(self, error: errors.PerchError) -> None:
@@ -312,6 +317,7 @@ class LiveSession:
             session,
             self._engine,
             self._metrics,
+            self._audience.renamed(exported.stream_id),
             stream_id=exported.stream_id,
             principal=self.principal,
             lease=self.lease.hand_on(),
@@ -361,6 +367,7 @@ class LiveSession:
             self.over.set()
             self.lease.release()
             self._report(outcome)
+            self._audience.close()
         await self._end_recognition()
 
     async def _end_recognition(self) -> None:

@@ -39,7 +39,7 @@ class ClientWriter:
         transport: asyncio.Transport,
         outbox: Outbox,
         protocol: WireProtocol,
-        on_sent: Callable[[Event], None],
+        on_sent: Callable[[int, Event], None],
     ) -> None:
         self._socket = socket
         self._transport = transport
@@ -48,7 +48,7 @@ class ClientWriter:
         self._on_sent = on_sent
         self._waiting: asyncio.Task[None] | None = None
 
-    def switch(self, outbox: Outbox, on_sent: Callable[[Event], None]) -> None:
+    def switch(self, outbox: Outbox, on_sent: Callable[[int, Event], None]) -> None:
         """Send from ``outbox`` from now on."""
         self._outbox, self._on_sent = outbox, on_sent
 
@@ -92,7 +92,7 @@ class ClientWriter:
         if item is None:
             return ()
         seq, event = item
-        self._on_sent(event)
+        self._on_sent(seq, event)
         return self._protocol.encode(seq, event)
 
     def _caught_up(self, task: asyncio.Task[None]) -> None:

@@ -13,6 +13,7 @@ from perch.server.config import GatewayConfig
 from perch.server.fetch import Fetcher
 from perch.server.live import Engine
 from perch.server.monitor import EngineMonitor
+from perch.server.observers import Observers
 from perch.server.resume import Resumption
 from perch.server.sessions import OpenSessions
 from perch.server.siblings import Siblings
@@ -32,6 +33,7 @@ class Parts:
     siblings: Siblings
     resumption: Resumption
     fetcher: Fetcher
+    observers: Observers
     sessions: OpenSessions = field(default_factory=OpenSessions)
 
 

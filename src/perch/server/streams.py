@@ -16,6 +16,7 @@ from perch.server.admission import Lease
 from perch.server.auth import Credentials, Principal, check_origin, strip_credentials
 from perch.server.connection import Connection, Socket
 from perch.server.live import LiveSession
+from perch.server.observers import Audience
 from perch.server.parts import CONFIG, PARTS
 from perch.server.replies import error_response
 
@@ -51,10 +52,14 @@ async def _stream(request: web.Request, dialect: Dialect) -> web.StreamResponse:
     except BaseException:
         lease.release()
         raise
+    audience = parts.observers.audience(
+        stream_id, principal.name, dialect.name, is_observed=dialect.is_observed, details=protocol.details
+    )
     with parts.tracing.stream_span(stream_id, request.headers):
-        await _serve(
-            request, socket, protocol, _new_session(request, protocol, stream_id, principal.name, lease)
+        live = _new_session(
+            request, protocol, audience, stream_id=stream_id, principal=principal.name, lease=lease
         )
+        await _serve(request, socket, protocol, live)
     return socket
 
 
@@ -131,7 +136,13 @@ async def _upgraded(request: web.Request, dialect: Dialect, stream_id: str) -> S
 
 
 def _new_session(
-    request: web.Request, protocol: WireProtocol, stream_id: str, principal: str, lease: Lease
+    request: web.Request,
+    protocol: WireProtocol,
+    audience: Audience,
+    *,
+    stream_id: str,
+    principal: str,
+    lease: Lease,
 ) -> LiveSession:
     config, parts = request.app[CONFIG], request.app[PARTS]
     offer = parts.resumption.offer() if protocol.resumable else None
@@ -139,6 +150,7 @@ def _new_session(
         Session(parts.monitor.state.backend, config.limits, offer),
         parts.engine,
         parts.metrics,
+        audience,
         stream_id=stream_id,
         principal=principal,
         lease=lease,
