@@ -357,6 +357,7 @@ class Settings(BaseSettings):
                 streams_per_channel=self.riva_streams_per_channel,
             ),
             api_key="" if own else self.riva_api_key,
+            api_key_file=None if own or not (file := os.environ.get("RIVA_API_KEY_FILE")) else Path(file),
             metadata=() if own else _metadata(self.riva_metadata),
             model="" if own else self.riva_model,
             language=self.riva_language_code,

@@ -4,6 +4,7 @@ One HTTP/2 connection carries as many streams as its server allows, and gRPC que
 word; so streams are spread over several connections, each with a cap below the usual limit of 100.
 """
 
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -72,8 +73,8 @@ class Channels:
     """
 
     def __init__(self, address: str, config: ChannelConfig, metadata: Metadata = ()) -> None:
-        self._grpc = GrpcCalls(address, config, metadata)
         try:
+            self._grpc = GrpcCalls(address, config, metadata)
             self._calls: Calls = (
                 self._grpc if config.transport == "grpc" else _http2_calls(address, config, metadata)
             )
@@ -184,8 +185,19 @@ def _credentials(config: ChannelConfig) -> grpc.ChannelCredentials | None:
         return None
     if bool(config.client_cert) != bool(config.client_key):
         raise ValueError("mTLS needs both a client certificate and its key")
+    _check_files(config)
     root, key, cert = (None if path is None else path.read_bytes() for path in files)
     return grpc.ssl_channel_credentials(root, key, cert)
+
+
+def _check_files(config: ChannelConfig) -> None:
+    """Grpcio would find out about a pair that does not fit with each connection, and only then."""
+    context = ssl.create_default_context(cafile=config.root_cert)
+    try:
+        if config.client_cert is not None:
+            context.load_cert_chain(config.client_cert, config.client_key)
+    except ssl.SSLError as error:
+        raise ValueError(f"the client certificate and its key do not fit ({error.reason})") from error
 
 
 def _options(config: ChannelConfig) -> list[tuple[str, str | int]]:

@@ -6,16 +6,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 import grpc
 import grpc.aio
+import structlog
 
 from perch import errors
 from perch.asr import discovery
 from perch.asr.attempt import Attempt, AttemptTimeouts
 from perch.asr.base import ASRClient, ASRStream, StreamState, feed_and_run
-from perch.asr.channels import ChannelConfig, Channels
+from perch.asr.channels import ChannelConfig, Channels, Metadata
 from perch.asr.mock import MockASRClient
 from perch.asr.pool import Endpoint, EndpointPool, PoolConfig
 from perch.asr.stream import ResumableStream, StreamConfig
@@ -25,6 +27,8 @@ from perch.core.speech import Endpointing, Hypothesis, ModelInfo, RecognitionCon
 from perch.riva import convert, wire
 from perch.riva.proto import GET_CONFIG, HEALTH_CHECK, RECOGNIZE, asr, health_pb2
 from perch.riva.status import Status, error_from_status
+
+log = structlog.get_logger(__name__)
 
 _CHECK_EVERY_S = 0.5
 
@@ -41,6 +45,8 @@ class RivaConfig:
     channel: ChannelConfig = field(default_factory=ChannelConfig)
     api_key: str = field(default="", repr=False)
     """Sent as ``authorization: Bearer …`` on every RPC."""
+    api_key_file: Path | None = None
+    """Holds the key, in place of ``api_key``; read again when it changes."""
     metadata: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """Sent on every RPC, for example ``("function-id", "…")``."""
     model: str = ""
@@ -74,6 +80,9 @@ class RivaASRClient(ASRClient):
         self._pool = EndpointPool(tuple(self._hosts), self._config.pool)
         self._channels: dict[Endpoint, Channels] = {}
         self._metadata = _metadata(self._config)
+        self._retired: list[Channels] = []
+        """Made with credentials that were replaced; closed when their last stream ends."""
+        self._credentials = self._stamp()
         self._attempts: set[Attempt] = set()
         self._watchdog: asyncio.Task[None] | None = None
 
@@ -104,6 +113,7 @@ class RivaASRClient(ASRClient):
 
     async def models(self) -> list[ModelInfo]:
         """Ask every endpoint, and remember which of them serve what; the answers together."""
+        await self._renew()
         await self._discover()
         endpoints = list(self._pool.endpoints)
         problems = [p for p in await asyncio.gather(*map(self._check, endpoints)) if p is not None]
@@ -111,6 +121,31 @@ class RivaASRClient(ASRClient):
             raise problems[0]
         listed = {(model.name, model.streaming): model for e in endpoints if e.serving for model in e.models}
         return list(listed.values())
+
+    async def _renew(self) -> None:
+        """Certificates or the key may have been replaced: new connections use them, open streams go on."""
+        stamp = await asyncio.to_thread(self._stamp)
+        if stamp != self._credentials:
+            self._credentials = stamp
+            try:
+                self._replace_channels(await asyncio.to_thread(_metadata, self._config))
+            except (errors.EngineRefused, OSError, ValueError) as error:
+                log.warning("riva_credentials_kept", problem=str(error.__cause__ or error))
+        for channels in [channels for channels in self._retired if not any(channels.streams)]:
+            self._retired.remove(channels)
+            await channels.aclose()
+
+    def _replace_channels(self, metadata: Metadata) -> None:
+        fresh = {endpoint: self._open(endpoint, metadata) for endpoint in self._channels}
+        self._retired += self._channels.values()
+        self._channels, self._metadata = fresh, metadata
+        log.info("riva_credentials_renewed")
+
+    def _stamp(self) -> tuple[tuple[int, int] | None, ...]:
+        """What tells one version of the credentials' files from the next."""
+        channel = self._config.channel
+        files = (channel.root_cert, channel.client_cert, channel.client_key, self._config.api_key_file)
+        return tuple(_version(path) for path in files if path is not None)
 
     async def _discover(self) -> None:
         """Look up the names that stand for several addresses; what was known stays if that fails."""
@@ -166,7 +201,7 @@ class RivaASRClient(ASRClient):
             self._watchdog.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watchdog
-        for channels in self._channels.values():
+        for channels in (*self._channels.values(), *self._retired):
             await channels.aclose()
 
     # --- streaming -----------------------------------------------------------------------------------
@@ -203,12 +238,15 @@ class RivaASRClient(ASRClient):
 
     def _channels_of(self, endpoint: Endpoint) -> Channels:
         if endpoint not in self._channels:
-            config = self._config.channel
-            host = self._hosts.get(endpoint.address, "")
-            if not config.server_name and host and not endpoint.address.startswith(host):
-                config = replace(config, server_name=host)  # its certificate names the name, not the address
-            self._channels[endpoint] = Channels(endpoint.address, config, self._metadata)
+            self._channels[endpoint] = self._open(endpoint, self._metadata)
         return self._channels[endpoint]
+
+    def _open(self, endpoint: Endpoint, metadata: Metadata) -> Channels:
+        config = self._config.channel
+        host = self._hosts.get(endpoint.address, "")
+        if not config.server_name and host and not endpoint.address.startswith(host):
+            config = replace(config, server_name=host)  # its certificate names the name, not the address
+        return Channels(endpoint.address, config, metadata)
 
     def _watch(self) -> None:
         if self._watchdog is None:
@@ -273,8 +311,19 @@ class RivaASRClient(ASRClient):
         )
 
 
-def _metadata(config: RivaConfig) -> tuple[tuple[str, str], ...]:
-    bearer = (("authorization", f"Bearer {config.api_key}"),) if config.api_key else ()
+def _version(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def _metadata(config: RivaConfig) -> Metadata:
+    key = config.api_key
+    if config.api_key_file is not None:
+        key = config.api_key_file.read_text(encoding="utf-8").strip()
+    bearer = (("authorization", f"Bearer {key}"),) if key else ()
     return (*bearer, *((key.lower(), value) for key, value in config.metadata))
 
 

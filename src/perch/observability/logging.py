@@ -29,8 +29,17 @@ _SECRET_KEYS = frozenset(
         "cookie",
     }
 )
-_IN_TEXT = re.compile(r"(?i)((?:api_key|apikey|token|access_token|password)=|bearer +)[^\s&\"',;]+")
-"""What an access log or an error message may quote: a query parameter, an Authorization header."""
+_IN_TEXT = re.compile(
+    r"(?i)((?:\b(?:api_key|apikey|key|token|access_token|password)=|bearer +|token +(?=[\w.~+/-]{12,})"
+    r"|(?:perch-key|openai-insecure-api-key|realtime-token)\.))[^\s&\"',;]+"
+)
+"""What an access log or an error message may quote: a query parameter, a header, a subprotocol."""
+_SHAPES = re.compile(
+    r"\b(?:pk_|ek_|sk-|hf_|rpa_|nvapi-)[A-Za-z0-9_-]{16,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"
+    r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?s:.*?)(?:-----END [A-Z ]*PRIVATE KEY-----|$)"
+)
+"""What is a credential by its looks, wherever it stands."""
 
 _SHORTEST_SECRET = 8
 """Characters from which a secret is looked for inside longer text; a shorter one is a word by chance."""
@@ -133,4 +142,4 @@ class Redaction:
             return REDACTED
         if self._inside is not None:
             text = self._inside.sub(REDACTED, text)
-        return _IN_TEXT.sub(rf"\g<1>{REDACTED}", text)
+        return _SHAPES.sub(REDACTED, _IN_TEXT.sub(rf"\g<1>{REDACTED}", text))

@@ -58,7 +58,9 @@ async def asynchronous() -> dict:
     assert plain.text == text
     secret = await client.realtime.client_secrets.create(session={"type": "transcription"})
     assert secret.value.startswith("ek_")
-    async with AsyncOpenAI(base_url=url + "/v1", api_key=secret.value).realtime.connect(model="whisper-1") as browser:
+    async with AsyncOpenAI(base_url=url + "/v1", api_key=secret.value).realtime.connect(
+        model="whisper-1"
+    ) as browser:
         assert (await browser.recv()).type == "session.created"
     return {"text": text, "models": [model.id async for model in client.models.list()]}
 
