@@ -32,10 +32,11 @@ from perch.core.messages import (
     Stop,
     UtteranceEnd,
 )
-from perch.core.speech import Word
+from perch.core.speech import ModelInfo, Word
 from perch.errors import BadMessage, PerchError
 from perch.protocols import settings
 from perch.protocols.base import CLOSE_CODES, CLOSE_INTERNAL, Dialect, Dumps, Request
+from perch.protocols.choices import chosen
 
 VERSION = "perch.v1"
 
@@ -47,6 +48,7 @@ class NativeProtocol:
         stream_id: Names the stream in every event.
         defaults: What a client gets that chooses nothing.
         query: The session settings in the URL; if there are any, they start the session.
+        models: What the engine has, to hold a client's choice against.
         mock: Every event of a mock backend says so.
         dumps: The JSON serialiser.
     """
@@ -62,11 +64,13 @@ class NativeProtocol:
         *,
         defaults: SessionConfig | None = None,
         query: Mapping[str, str] | None = None,
+        models: Sequence[ModelInfo] = (),
         mock: bool = False,
         dumps: Dumps = json.dumps,
     ) -> None:
         self._defaults = defaults or SessionConfig()
         self._query = query or {}
+        self._models = models
         self._dumps = dumps
         self._common: dict[str, Any] = {"stream_id": stream_id} | ({"mock": True} if mock else {})
         self._words = True
@@ -115,9 +119,18 @@ class NativeProtocol:
         return CLOSE_CODES.get(error.code, CLOSE_INTERNAL)
 
     def _start(self, config: Mapping[str, Any]) -> Start:
-        wanted = settings.parse(config, settings.parse_query(self._query, self._defaults))
+        wanted = self._offered(settings.parse(config, settings.parse_query(self._query, self._defaults)))
         self._described(wanted)
         return Start(wanted)
+
+    def _offered(self, wanted: SessionConfig) -> SessionConfig:
+        """``wanted`` by the names of what there is; what the operator chose is not questioned."""
+        theirs, defaults = wanted.recognition, self._defaults.recognition
+        if (theirs.model, theirs.language) == (defaults.model, defaults.language):
+            return wanted
+        offered = chosen(theirs, self._models)
+        language = offered.language if theirs.language != defaults.language else theirs.language
+        return replace(wanted, recognition=replace(offered, language=language))
 
     def _described(self, config: SessionConfig) -> None:
         self._words, self._channels = config.words, config.audio.streams > 1
@@ -306,6 +319,7 @@ def _open(request: Request) -> NativeProtocol:
         request.stream_id,
         defaults=request.defaults,
         query=dict(request.query),
+        models=request.models,
         mock=request.mock,
         dumps=request.dumps,
     )
