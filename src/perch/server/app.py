@@ -68,6 +68,7 @@ def build_app(
     app.router.add_get("/v1/models", models)
     app.router.add_get("/v1/models/{id}", model)
     app.router.add_get("/metrics", metrics_text)
+    app.router.add_get("/openapi.json", openapi)
     static = config.static_dir or static_dir()
     if static is not None:
         app.router.add_get("/", page)
@@ -201,6 +202,11 @@ def _describe(info: ModelInfo) -> dict[str, Any]:
 async def metrics_text(request: web.Request) -> web.Response:
     body, content_type = request.app[PARTS].metrics.render()
     return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+async def openapi(_: web.Request) -> web.FileResponse:
+    """What is offered over HTTP, for tools."""
+    return web.FileResponse(Path(__file__).with_name("openapi.json"))
 
 
 async def page(request: web.Request) -> web.FileResponse:

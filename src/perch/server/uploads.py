@@ -9,6 +9,7 @@ from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, cast
 
 from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from perch import errors
 
@@ -17,6 +18,8 @@ _CHUNK = 1 << 16
 _SILENCE_S = 30.0
 """A client that sends nothing for so long has gone."""
 _MAX_FIELDS = 2000
+_DAMAGED = (ValueError, AssertionError, OSError, RuntimeError, HttpProcessingError, web.HTTPException)
+"""What aiohttp raises over a body that is not what its type says."""
 _MAX_FIELD = 64 << 10
 
 
@@ -47,7 +50,7 @@ async def uploaded(request: web.Request, limit: int) -> AsyncIterator[Upload]:
                 await _read_form(request, upload, limit)
             else:
                 await _read(request.content.iter_chunked(_CHUNK), upload, limit)
-        except (ValueError, AssertionError, OSError, RuntimeError, web.HTTPException) as error:
+        except _DAMAGED as error:
             raise errors.BadMessage("The body is damaged or breaks off; send it again.") from error
         file.seek(0)
         yield upload
