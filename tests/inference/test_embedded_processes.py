@@ -216,8 +216,8 @@ async def test_closing_the_recogniser_fails_open_voices_and_leaves_nothing_behin
     with pytest.raises(EngineFailed):
         await recogniser.open(ANY)
     await unclosed.aclose()
-    await eventually(lambda: all(gone(member.pid) for member in family), within=2)
-    await eventually(lambda: process.num_threads() <= threads, within=2)
+    await eventually(lambda: all(gone(member.pid) for member in family), within=20)
+    await eventually(lambda: process.num_threads() <= threads, within=20)
     await asyncio.sleep(0)
     assert process.num_fds() == files
 

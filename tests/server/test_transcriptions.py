@@ -210,6 +210,47 @@ async def test_a_mock_says_so() -> None:
         assert json.loads(body)["mock"] is True
 
 
+# --- answers that come later ----------------------------------------------------------------------------
+
+
+async def later(at: Gateway, file: bytes, **headers: str) -> dict[str, Any]:
+    """A transcription to its end, asked for until then."""
+    headers["Prefer"] = "respond-async"
+    async with at.client.post(at.http + PATH, data=form(file), headers=headers) as response:
+        body = await response.json()
+        assert response.status == 201, body
+    assert body["id"].startswith("job_")
+    async with asyncio.timeout(20):
+        while body["status"] in {"pending", "running"}:
+            await asyncio.sleep(0.02)
+            async with at.client.get(f"{at.http}{PATH}/{body['id']}", headers=headers) as response:
+                body = await response.json()
+    result: dict[str, Any] = body
+    return result
+
+
+async def test_an_answer_may_come_later() -> None:
+    """004-28, 004-29."""
+    async with serving() as at:
+        job = await later(at, WAV)
+        assert (job["status"], job["text"]) == ("completed", TEXT)
+        assert [segment["text"] for segment in job["segments"]] == SAID
+        words = [word for segment in job["segments"] for word in segment["words"]]
+        assert [word["word"] for word in words] == TEXT.split()
+        assert at.parts.admission.active == 0
+        failed = await later(at, b"no audio at all")
+        assert (failed["status"], failed["error"]["code"]) == ("failed", "bad_audio")
+        async with at.client.get(f"{at.http}{PATH}/job_0") as response:
+            assert response.status == 404
+
+
+async def test_a_transcription_is_its_callers_alone() -> None:
+    async with serving(GatewayConfig(api_keys=("one", "two"))) as at:
+        job = await later(at, WAV, **{"X-API-Key": "one"})
+        async with at.client.get(f"{at.http}{PATH}/{job['id']}", headers={"X-API-Key": "two"}) as response:
+            assert response.status == 404
+
+
 # --- Deepgram --------------------------------------------------------------------------------------------
 
 

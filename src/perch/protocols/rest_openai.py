@@ -106,6 +106,24 @@ def answer(wanted: Wanted, finals: Sequence[Final], samples: int) -> dict[str, A
             return {"text": text, "usage": usage(samples)}
 
 
+def result(finals: Sequence[Final], samples: int) -> dict[str, Any]:
+    """What a transcription that answers later has in the end: everything."""
+    segments = [
+        {
+            "id": number,
+            "start": _seconds(final.start),
+            "end": _seconds(final.end),
+            "text": final.text,
+            "words": [
+                _word(word) | {"confidence": None if word.confidence is None else round(word.confidence, 4)}
+                for word in final.words
+            ],
+        }
+        for number, final in enumerate(finals)
+    ]
+    return {"text": text_of(finals), "segments": segments, "usage": usage(samples)}
+
+
 def text_of(finals: Sequence[Final]) -> str:
     return " ".join(final.text for final in finals if final.text)
 

@@ -21,6 +21,7 @@ from perch.observability.tracing import Tracing
 from perch.server import dialects, observation, realtime_tokens, transcriptions
 from perch.server.admission import Admission
 from perch.server.auth import Authenticator
+from perch.server.background import Jobs
 from perch.server.config import GatewayConfig
 from perch.server.fetch import Fetcher
 from perch.server.handoff import Handoff
@@ -104,6 +105,7 @@ def _parts(config: GatewayConfig, client: ASRClient, metrics: Metrics, tracing: 
         siblings=siblings,
         fetcher=Fetcher(config.fetch),
         observers=Observers(Webhooks(config.webhook)),
+        jobs=Jobs(),
         resumption=Resumption(
             config.resume,
             Handoff(config.state_dir / "sessions", config.resume.ttl_s, siblings),
@@ -321,4 +323,5 @@ async def _deliver(app: web.Application) -> AsyncIterator[None]:
 
 async def _close_client(app: web.Application) -> AsyncIterator[None]:
     yield
+    await app[PARTS].jobs.aclose()
     await app[PARTS].client.aclose()

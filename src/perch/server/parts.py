@@ -9,6 +9,7 @@ from perch.observability.metrics import Metrics
 from perch.observability.tracing import Tracing
 from perch.server.admission import Admission
 from perch.server.auth import Authenticator
+from perch.server.background import Jobs
 from perch.server.config import GatewayConfig
 from perch.server.fetch import Fetcher
 from perch.server.live import Engine
@@ -34,6 +35,7 @@ class Parts:
     resumption: Resumption
     fetcher: Fetcher
     observers: Observers
+    jobs: Jobs
     sessions: OpenSessions = field(default_factory=OpenSessions)
 
 

@@ -43,7 +43,7 @@ class Recording:
     Args:
         client: The engine.
         lease: Its place; what it sends is counted on it.
-        request: Whose it is: a client that goes away ends it.
+        request: Whose it is: a client that goes away ends it. None if nobody waits.
         on_final: Called with each final as it comes.
         on_progress: Called with the seconds that the engine has taken, and those there are, if known.
     """
@@ -54,7 +54,7 @@ class Recording:
         self,
         client: ASRClient,
         lease: Lease,
-        request: web.Request,
+        request: web.Request | None,
         *,
         on_final: Callable[[Final], None] = lambda _: None,
         on_progress: Callable[[float, float | None], None] = lambda *_: None,
@@ -131,6 +131,8 @@ class Recording:
             done, _ = await asyncio.wait([self._aborted], timeout=1.0)
             if done:
                 raise self._aborted.result()
+            if self._request is None:
+                continue
             transport = self._request.transport
             if transport is None or transport.is_closing():
                 raise errors.BadMessage("The client has gone.")

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import orjson
@@ -16,9 +16,10 @@ from perch.core.messages import Final
 from perch.protocols import deepgram, deepgram_query, rest_deepgram, rest_openai
 from perch.protocols.base import Request
 from perch.server.parts import CONFIG, PARTS
+from perch.server.principal import Principal
 from perch.server.recordings import Recording
 from perch.server.replies import error_response
-from perch.server.streams import admitted, leased
+from perch.server.streams import SCOPE, admitted, credentials, leased
 from perch.server.uploads import Upload, uploaded
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -28,6 +29,7 @@ _MAX_URL_BODY = 1 << 16
 def add_routes(app: web.Application) -> None:
     openai, listen = rest_openai.refusal, deepgram.DIALECT.refusal
     app.router.add_post("/v1/audio/transcriptions", _answering(openai, transcriptions))
+    app.router.add_get("/v1/audio/transcriptions/{id}", _answering(openai, transcription))
     app.router.add_post("/v1/audio/translations", _answering(openai, translations))
     app.router.add_post("/v1/listen", _answering(listen, recording))
     app.router.add_get("/v1/health/live", live)
@@ -50,11 +52,16 @@ def _answering(refusal: Callable[[errors.PerchError], Mapping[str, Any]], handle
 
 
 @asynccontextmanager
-async def _counted(request: web.Request, **callbacks: Any) -> AsyncIterator[Recording]:
-    """A place among the sessions, for as long as the block runs."""
+async def _counted(
+    request: web.Request, caller: Principal | None = None, *, attached: bool = True, **callbacks: Any
+) -> AsyncIterator[Recording]:
+    """A place among the sessions, for as long as the block runs.
+
+    ``attached`` to its request it ends when the client goes away.
+    """
     parts = request.app[PARTS]
-    lease = leased(request, await admitted(request))
-    recording = Recording(parts.client, lease, request, **callbacks)
+    lease = leased(request, caller or await admitted(request))
+    recording = Recording(parts.client, lease, request if attached else None, **callbacks)
     parts.sessions.add(recording)
     try:
         yield recording
@@ -70,8 +77,13 @@ async def transcriptions(request: web.Request) -> web.StreamResponse:
     config, parts = request.app[CONFIG], request.app[PARTS]
     if request.content_type != "multipart/form-data":
         raise errors.BadMessage("Send a form (multipart/form-data) with the recording in a part named file.")
+    if "respond-async" in request.headers.get("Prefer", ""):
+        return await _later(request)
     events: asyncio.Queue[dict[str, Any] | str | None] = asyncio.Queue()
-    callbacks = {"on_final": events.put_nowait, "on_progress": lambda *at: events.put_nowait(_progress(*at))}
+    callbacks: dict[str, Any] = {
+        "on_final": events.put_nowait,
+        "on_progress": lambda *at: events.put_nowait(_progress(*at)),
+    }
     async with (
         _counted(request, **callbacks) as recording,
         uploaded(request, config.max_upload_bytes) as upload,
@@ -124,6 +136,38 @@ async def _streamed(
         await asyncio.wait([work])
     await response.write_eof()
     return response
+
+
+async def _later(request: web.Request) -> web.Response:
+    """Take the recording now, and answer with the id of what becomes of it (RFC 7240)."""
+    config, parts = request.app[CONFIG], request.app[PARTS]
+    async with AsyncExitStack() as stack:
+        caller = await admitted(request)
+        recording = await stack.enter_async_context(_counted(request, caller, attached=False))
+        upload = await stack.enter_async_context(uploaded(request, config.max_upload_bytes))
+        wanted = rest_openai.parse(upload.fields, config.defaults.recognition, parts.monitor.state.models)
+        kept = stack.pop_all()  # the place and the file are the job's from here on
+
+        async def work() -> dict[str, Any]:
+            async with kept:
+                heard = await recording.transcribe(
+                    upload.file, wanted.recognition, longest_s=config.limits.max_session_s
+                )
+            return rest_openai.result(heard.channels[0], heard.samples) | _mock(request)
+
+        job = parts.jobs.start(caller.name, work)
+    return web.json_response(job.described(), status=201, headers={"Preference-Applied": "respond-async"})
+
+
+async def transcription(request: web.Request) -> web.Response:
+    """What has become of a transcription that answers later."""
+    parts = request.app[PARTS]
+    caller = await parts.authenticator.authenticate(credentials(request), SCOPE)
+    job = parts.jobs.find(request.match_info["id"], caller.name)
+    if job is None:
+        missing = errors.BadMessage("There is no transcription of this id.")
+        return error_response(missing, status=404, body=rest_openai.refusal(missing))
+    return _json(job.described())
 
 
 def _progress(seconds: float, total_s: float | None) -> str:
