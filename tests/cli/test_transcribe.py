@@ -245,8 +245,8 @@ async def test_a_language_the_engine_lacks_is_told_by_name(
 ) -> None:
     async with gateway() as url:
         error = await refusal(wav, "--server", url, "--language", "xx-XX", capsys=capsys)
-    assert "language_code=xx-XX" in error
-    assert "[model_unavailable]" in error
+    assert "only supports English" in error
+    assert "[language_unsupported]" in error
 
 
 async def test_a_server_without_tls_is_told_from_none(wav: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -297,6 +297,15 @@ async def test_deepgram_answers_each_finalize() -> None:
             assert result["channel"]["alternatives"][0]["transcript"] == said
 
 
+async def test_deepgram_answers_a_finalize_before_any_audio() -> None:
+    async with serving() as at, connected(at, LISTEN) as socket:
+        await socket.send_json({"type": "Finalize"})
+        assert (await socket.receive_json())["from_finalize"] is True
+        await socket.send_bytes(synthesise(["hello"]))
+        await socket.send_json({"type": "CloseStream"})
+        assert (await rest_of(socket))[-1]["type"] == "Metadata"
+
+
 async def test_deepgram_multichannel_says_which_channel() -> None:
     async with serving() as at, connected(at, LISTEN + "&channels=2&multichannel=true") as socket:
         for chunk in cut(stereo(PCM, OTHER), 6400):

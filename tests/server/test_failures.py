@@ -71,11 +71,12 @@ async def test_an_engine_without_a_free_slot_is_told_as_capacity() -> None:
         assert (await transcribe(at, cut(SPEECH))).text == "open the door"
 
 
-async def test_an_unknown_language_is_told_in_the_engines_words() -> None:
+async def test_a_language_the_engine_lacks_is_refused_before_any_audio() -> None:
+    """004-31."""
     async with scripted_engine() as engine, gateway(client_of(engine.address)) as at:
         heard = await transcribe(at, cut(SPEECH), start={"language": "ru-RU"})
-    assert (heard.error, heard.close_code) == ("model_unavailable", 1008)
-    assert "ru-RU" in heard.of("error")[0]["message"]
+    assert (heard.error, heard.close_code) == ("language_unsupported", 1008)
+    assert "only supports English" in heard.of("error")[0]["message"]
 
 
 class BlackHole(asr_grpc.RivaSpeechRecognitionServicer):  # type: ignore[misc]
