@@ -388,6 +388,7 @@ class Settings(BaseSettings):
         redis = self.perch_limits_redis_url
         others = (
             self.riva_api_key,
+            self.perch_webhook_key,
             self.perch_token_key,
             self.perch_jwt_key,
             urlsplit(redis).password,
