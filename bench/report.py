@@ -9,7 +9,7 @@ from typing import Any
 from bench.figures import Figure, Results, all_latencies, failures, figures, machine, outcomes, warnings
 from bench.job import Outcome
 from bench.latency import percentile
-from bench.plot import Axis, Line, cdf, plot
+from perch.measure.plot import Axis, Line, cdf, plot
 from rich.console import Console
 from rich.markup import escape as markup
 from rich.table import Table

@@ -22,7 +22,7 @@ import uvloop
 from bench.clip import FRAME_S, endless, frames
 from bench.events import from_gateway
 from bench.latency import Event, percentile, slope
-from bench.plot import Axis, Line, Point, plot
+from perch.measure.plot import Axis, Line, Point, plot
 from bench.processes import ROOT, ProcessFailed, Server, engine, gateway
 from bench.websocket_client import StreamFailed, WebSocketStream, audio_frame, connect
 

@@ -1,8 +1,8 @@
 """A stream that may be a file, in pieces of any size, recognised by its first bytes."""
 
 from collections.abc import Callable
-from typing import Protocol
 
+from perch.audio.bounds import Bounded, Feedable
 from perch.audio.decode import StreamDecoder
 from perch.audio.flac import FlacDecoder
 from perch.audio.ogg import OggDecoder
@@ -12,13 +12,7 @@ from perch.audio.sniff import HEAD, Container, sniff
 from perch.core.audio import AudioFormat
 from perch.errors import BadAudio
 
-
-class _Decoder(Protocol):
-    def feed(self, data: bytes) -> bytes: ...
-    def flush(self) -> bytes: ...
-
-
-_DECODERS: dict[Container, Callable[[Quality], _Decoder]] = {
+_DECODERS: dict[Container, Callable[[Quality], Feedable]] = {
     "wav": RiffDecoder,
     "flac": FlacDecoder,
     "ogg": OggDecoder,
@@ -36,7 +30,7 @@ class ContainerDecoder:
         self._raw = raw
         self._quality = quality
         self._head = bytearray()
-        self._decoder: _Decoder | None = None
+        self._decoder: Feedable | None = None
 
     def feed(self, data: bytes) -> bytes:
         """The 16 kHz mono PCM that ``data`` adds; it may be empty.
@@ -59,10 +53,14 @@ class ContainerDecoder:
         head = bytes(self._head)
         self._head.clear()
         container = sniff(head[:HEAD])
-        self._decoder = _DECODERS[container](self._quality) if container else self._raw_decoder()
+        self._decoder = self._file_decoder(container) if container else self._raw_decoder()
         return self._decoder.feed(head)
 
-    def _raw_decoder(self) -> _Decoder:
+    def _file_decoder(self, container: Container) -> Feedable:
+        decoder = _DECODERS[container](self._quality)
+        return decoder if container == "wav" else Bounded(decoder, 1, at_once_s=None)
+
+    def _raw_decoder(self) -> Feedable:
         if self._raw is None:
             raise BadAudio("The audio is neither WAV, FLAC nor Ogg, and no format was declared for it.")
         return _RawDecoder(self._raw, self._quality)

@@ -2,6 +2,7 @@
 
 import av
 
+from perch.audio.bounds import FrameParser
 from perch.audio.frames import FrameConverter
 from perch.audio.resample import Quality
 from perch.errors import BadAudio
@@ -15,6 +16,7 @@ class ElementaryDecoder:
     def __init__(self, codec: str, quality: Quality, channels: int | None) -> None:
         self._name = codec.upper()
         self._codec = _decoder(codec)
+        self._parser = FrameParser(self._codec)
         self._converter = FrameConverter(quality, channels)
         self._head: bytearray | None = bytearray()
         self._skip = 0
@@ -47,7 +49,7 @@ class ElementaryDecoder:
 
     def _parse(self, data: bytes) -> bytes:
         try:
-            frames = [frame for packet in self._codec.parse(data) for frame in self._codec.decode(packet)]
+            frames = [frame for packet in self._parser.parse(data) for frame in self._codec.decode(packet)]
         except av.FFmpegError as error:
             raise BadAudio(f"The {self._name} audio is damaged.") from error
         return b"".join(self._converter.convert(frame) for frame in frames)

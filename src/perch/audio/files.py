@@ -36,7 +36,8 @@ def decode_file(
 ) -> Generator[bytes, None, None]:
     """The 16 kHz PCM of a recording, in chunks of ``chunk`` samples (the last may be shorter).
 
-    Channels are mixed down, or interleaved if ``channels`` says how many there are. A recording that breaks off, or has broken pieces, yields what it holds.
+    Channels are mixed down, or interleaved if ``channels`` says how many there are. A recording that breaks
+    off, or has broken pieces, yields what it holds.
 
     Args:
         source: A path, the bytes of a file, or an open binary file. An open file is read, not closed.

@@ -3,6 +3,7 @@
 import av
 from av.stream import Stream
 
+from perch.audio.bounds import FrameParser
 from perch.audio.frames import FrameConverter, require_channels
 from perch.audio.resample import Quality
 from perch.errors import BadAudio
@@ -18,6 +19,7 @@ class FlacPackets:
         require_channels((stream_info[12] >> 1 & 0x07) + 1, channels)
         self._codec = av.AudioCodecContext.create("flac", "r")
         self._codec.extradata = stream_info
+        self._parser = FrameParser(self._codec)
         self._converter = FrameConverter(quality, channels)
 
     def parse(self, data: bytes) -> bytes:
@@ -27,7 +29,7 @@ class FlacPackets:
         4,096 samples per frame that is 2.5 seconds.
         """
         try:
-            return b"".join(self._frames(packet) for packet in self._codec.parse(data))
+            return b"".join(self._frames(packet) for packet in self._parser.parse(data))
         except av.FFmpegError as error:
             raise BadAudio("The FLAC audio is damaged.") from error
 

@@ -9,6 +9,7 @@ from perch.core.audio import RATE
 from perch.errors import BadAudio
 
 _MOST_CHANNELS = 8  # PyAV reads beyond the planes of frames with more, and crashes
+_MOST_CHANGES = 1_000  # each makes a new resampler, which is dear beside the few bytes that ask for it
 _RATES = range(4_000, 384_001)  # a header that claims 1 Hz would turn a kilobyte into a gigabyte
 
 
@@ -26,6 +27,7 @@ class FrameConverter:
         self._quality = quality
         self._channels = channels
         self._shape: tuple[int, str, str] | None = None
+        self._changes = 0
         self._floats = av.AudioResampler(format="flt")
         self._resampler: Resampler | None = None
 
@@ -33,7 +35,7 @@ class FrameConverter:
         """The PCM that ``frame`` adds.
 
         Raises:
-            BadAudio: It has too many or other channels, or a rate no recording has.
+            BadAudio: It has too many or other channels, a rate no recording has, or yet another of either.
         """
         before = self._adapt(frame)
         frame.pts = None  # gaps in the timestamps would be refused by the resampler
@@ -52,6 +54,9 @@ class FrameConverter:
         require_channels(frame.layout.nb_channels, self._channels)
         tail = self.flush()
         self._shape = shape
+        self._changes += 1
+        if self._changes > _MOST_CHANGES:
+            raise BadAudio("The audio is damaged: it changes its rate or its channels all the time.")
         self._floats = av.AudioResampler(format="flt")
         rate = frame.sample_rate
         kept = self._channels or 1

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from perch.audio.bounds import Bounded, Feedable
 from perch.audio.decode import StreamDecoder
 from perch.audio.elementary import ElementaryDecoder
 from perch.audio.flac import FlacDecoder
@@ -82,12 +83,7 @@ def _apart(pcm: bytes, channels: int) -> list[bytes]:
     return [samples[:, channel].tobytes() for channel in range(channels)]
 
 
-class _Container(Protocol):
-    def feed(self, data: bytes) -> bytes: ...
-    def flush(self) -> bytes: ...
-
-
-_CONTAINERS: dict[Streamable, Callable[[Quality, int | None], _Container]] = {
+_CONTAINERS: dict[Streamable, Callable[[Quality, int | None], Feedable]] = {
     "wav": RiffDecoder,
     "flac": FlacDecoder,
     "ogg": OggDecoder,
@@ -104,7 +100,7 @@ class _File:
         self._quality = quality
         self._channels = channels
         self._head = bytearray()
-        self._decoder: _Container | None = None
+        self._decoder: Feedable | None = None
 
     def feed(self, data: bytes) -> bytes:
         if self._decoder is not None:
@@ -125,5 +121,7 @@ class _File:
                 "The audio is no file that can be streamed (WAV, FLAC, Ogg with Opus or FLAC, WebM with Opus, "
                 "MP3, AAC); declare its encoding if it is headerless samples."
             )
-        self._decoder = _CONTAINERS[kind](self._quality, self._channels)
+        decoder = _CONTAINERS[kind](self._quality, self._channels)
+        # The samples of a WAV are as long as its bytes: nothing to bound.
+        self._decoder = decoder if kind == "wav" else Bounded(decoder, self._channels or 1)
         return self._decoder.feed(head)

@@ -124,6 +124,8 @@ class RiffDecoder:
         return not self._skip
 
     def _take_format(self, size: int) -> bool:
+        if self._samples is not None:
+            raise BadAudio("The WAV header is damaged: it describes its format twice.")
         if not 16 <= size <= _LONGEST_FORMAT:
             raise BadAudio(f"The WAV header is damaged: its format description has {size} bytes.")
         if len(self._buffer) < 8 + size:
