@@ -9,10 +9,11 @@ from typing import Any
 from bench.figures import Figure, Results, all_latencies, failures, figures, machine, outcomes, warnings
 from bench.job import Outcome
 from bench.latency import percentile
-from perch.measure.plot import Axis, Line, cdf, plot
 from rich.console import Console
 from rich.markup import escape as markup
 from rich.table import Table
+
+from perch.measure.plot import Axis, Line, cdf, plot
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c1917 }

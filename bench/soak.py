@@ -22,9 +22,10 @@ import uvloop
 from bench.clip import FRAME_S, endless, frames
 from bench.events import from_gateway
 from bench.latency import Event, percentile, slope
-from perch.measure.plot import Axis, Line, Point, plot
 from bench.processes import ROOT, ProcessFailed, Server, engine, gateway
 from bench.websocket_client import StreamFailed, WebSocketStream, audio_frame, connect
+
+from perch.measure.plot import Axis, Line, Point, plot
 
 _LOOK_S = 1.0
 _SESSION_S = (8.0, 40.0)
