@@ -14,8 +14,10 @@ VERBS = {
     "serve": "run the gateway: HTTPS, WebSocket, the page",
     "engine": "run a Riva-compatible engine over a local recogniser",
     "transcribe": "transcribe files or the microphone in the terminal",
+    "quality": "measure how well and how soon recordings are recognised",
     "check": "check that Riva answers, and list its models",
     "config": "check the settings, or print an example",
+    "bench": "find out how many sessions a gateway takes",
     "keys": "make, list, revoke and check API keys",
 }
 
