@@ -222,6 +222,9 @@ class Settings(BaseSettings):
     perch_log_format: Literal["auto", "json", "pretty"] = Field(
         "auto", description="auto: pretty on a terminal, else JSON."
     )
+    perch_log_transcripts: bool = Field(
+        False, description="Write the text of finals to the log. Off: no log line holds what was said."
+    )
     perch_otlp_endpoint: str = Field(
         "", description="OTLP/gRPC endpoint for traces (needs the otlp extra). Empty: no traces."
     )
@@ -305,6 +308,7 @@ class Settings(BaseSettings):
             webhook=WebhookConfig(
                 self.perch_webhook_url, self.perch_webhook_key, self.perch_webhook_partials
             ),
+            log_transcripts=self.perch_log_transcripts,
             drain_s=self.perch_drain_s,
         )
 

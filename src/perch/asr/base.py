@@ -36,6 +36,24 @@ class StreamState:
     audio: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class EndpointLoad:
+    """One engine: the streams open on it, and its circuit breaker (closed, half_open or open)."""
+
+    address: str
+    streams: int
+    breaker: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLoad:
+    """What a client has on its hands: samples the furthest stream is behind, bytes of audio held."""
+
+    lag: int = 0
+    spool_bytes: int = 0
+    endpoints: tuple[EndpointLoad, ...] = ()
+
+
 class ASRStream(Protocol):
     """One recognition. ``send``, ``finalize`` and ``end`` never wait; ``run`` does the work."""
 
@@ -110,6 +128,10 @@ class ASRClient(ABC):
         Raises:
             EngineFault: It does not answer.
         """
+
+    def load(self) -> ClientLoad:
+        """What is going on now; of an engine that is in this process, nothing."""
+        return ClientLoad()
 
     @abstractmethod
     async def aclose(self) -> None:

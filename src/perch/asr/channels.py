@@ -58,8 +58,10 @@ class Calls(Protocol):
         """How many calls each connection carries."""
         ...
 
-    def call(self) -> AbstractContextManager[Call]:
-        """A call, not yet connected; cancelled at the end of the block if it still goes on."""
+    def call(self, metadata: Metadata = ()) -> AbstractContextManager[Call]:
+        """A call, not yet connected, with ``metadata`` besides that of all calls; cancelled at the end of the
+        block if it still goes on.
+        """
         ...
 
     async def aclose(self) -> None: ...
@@ -88,9 +90,9 @@ class Channels:
         """How many streaming calls each connection carries."""
         return self._calls.streams
 
-    def call(self) -> AbstractContextManager[Call]:
+    def call(self, metadata: Metadata = ()) -> AbstractContextManager[Call]:
         """A streaming call, not yet connected; cancelled at the end of the block if it still goes on."""
-        return self._calls.call()
+        return self._calls.call(metadata)
 
     def unary(self) -> AbstractContextManager[grpc.aio.Channel]:
         """Grpcio's channel, for one call that is no stream."""
@@ -123,9 +125,9 @@ class GrpcCalls:
         return [channel.streams for channel in self._channels]
 
     @contextmanager
-    def call(self) -> Iterator[GrpcAioCall]:
+    def call(self, metadata: Metadata = ()) -> Iterator[GrpcAioCall]:
         with self._lease() as channel:
-            call = GrpcAioCall(channel.recognize(metadata=self._metadata))
+            call = GrpcAioCall(channel.recognize(metadata=(*self._metadata, *metadata)))
             try:
                 yield call
             finally:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -16,11 +17,12 @@ import structlog
 from perch import errors
 from perch.asr import discovery
 from perch.asr.attempt import Attempt, AttemptTimeouts
-from perch.asr.base import ASRClient, ASRStream, StreamState, feed_and_run
+from perch.asr.base import ASRClient, ASRStream, ClientLoad, EndpointLoad, StreamState, feed_and_run
 from perch.asr.channels import ChannelConfig, Channels, Metadata
 from perch.asr.mock import MockASRClient
 from perch.asr.pool import Endpoint, EndpointPool, PoolConfig
 from perch.asr.stream import ResumableStream, StreamConfig
+from perch.asr.watch import Unwatched, Watch
 from perch.core.audio import RATE, samples_to_bytes
 from perch.core.messages import Backend, Notice
 from perch.core.speech import Endpointing, Hypothesis, ModelInfo, RecognitionConfig
@@ -68,14 +70,25 @@ class RivaASRClient(ASRClient):
     Args:
         config: Where Riva is and how to talk to it.
         mock_mode: Make a ``MockASRClient`` instead, which has the same interface and needs no Riva.
+        watch: Who is told of attempts, failovers and replays.
     """
 
-    def __new__(cls, config: RivaConfig | None = None, *, mock_mode: bool = False) -> Self:  # noqa: ARG004
+    def __new__(
+        cls,
+        config: RivaConfig | None = None,  # noqa: ARG004
+        *,
+        mock_mode: bool = False,
+        watch: Watch | None = None,  # noqa: ARG004
+    ) -> Self:
         return MockASRClient() if mock_mode else super().__new__(cls)  # type: ignore[return-value]
 
-    def __init__(self, config: RivaConfig | None = None, *, mock_mode: bool = False) -> None:
+    def __init__(
+        self, config: RivaConfig | None = None, *, mock_mode: bool = False, watch: Watch | None = None
+    ) -> None:
         del mock_mode  # __new__ has seen to it
         self._config = config or RivaConfig()
+        self._watch = watch or Unwatched()
+        self._streams: weakref.WeakSet[ResumableStream] = weakref.WeakSet()
         self._hosts = discovery.initial(self._config.endpoints)
         self._pool = EndpointPool(tuple(self._hosts), self._config.pool)
         self._channels: dict[Endpoint, Channels] = {}
@@ -100,7 +113,20 @@ class RivaASRClient(ASRClient):
         wanted = self._completed(config)
         failed: list[Endpoint] = []  # the one this stream saw fail last, to be tried after all others
         open_attempt = partial(self._attempt, wanted, stream_id, failed)
-        return ResumableStream(open_attempt, self._config.stream, state)
+        stream = ResumableStream(open_attempt, self._config.stream, state, watch=self._watch)
+        self._streams.add(stream)
+        return stream
+
+    def load(self) -> ClientLoad:
+        streams = list(self._streams)
+        return ClientLoad(
+            lag=max((stream.lag for stream in streams), default=0),
+            spool_bytes=sum(stream.spooled for stream in streams),
+            endpoints=tuple(
+                EndpointLoad(e.address, e.active, e.breaker.current_state.replace("-", "_"))
+                for e in self._pool.endpoints
+            ),
+        )
 
     async def recognize(self, pcm: bytes, config: RecognitionConfig) -> list[Hypothesis]:
         """Recognise a whole recording; an engine without an offline model is given it as a stream."""
@@ -211,11 +237,12 @@ class RivaASRClient(ASRClient):
         self, config: RecognitionConfig, stream_id: str, failed: list[Endpoint]
     ) -> AsyncIterator[Attempt]:
         """A connected, configured attempt; watched while it lasts and freed at the end, whatever happens."""
-        self._watch()
+        self._keep_watch()
         avoid = failed[-1] if failed else None
         with (
             self._pool.lease(config, avoid=avoid) as endpoint,
-            self._channels_of(endpoint).call() as call,
+            self._watch.attempt(endpoint.address) as metadata,
+            self._channels_of(endpoint).call(metadata) as call,
         ):
             attempt = Attempt(
                 call,
@@ -248,7 +275,7 @@ class RivaASRClient(ASRClient):
             config = replace(config, server_name=host)  # its certificate names the name, not the address
         return Channels(endpoint.address, config, metadata)
 
-    def _watch(self) -> None:
+    def _keep_watch(self) -> None:
         if self._watchdog is None:
             self._watchdog = asyncio.create_task(self._check_attempts(), name="riva-watchdog")
 

@@ -26,6 +26,7 @@ from tenacity.stop import stop_base
 from perch import errors
 from perch.asr.attempt import Attempt
 from perch.asr.base import Deliver, StreamState
+from perch.asr.watch import Unwatched, Watch
 from perch.core.audio import RATE, ms_to_samples, samples_to_bytes, samples_to_seconds, seconds_to_samples
 from perch.core.messages import Notice
 from perch.core.replay import ReplayWindow, WindowFull
@@ -92,10 +93,17 @@ class ResumableStream:
     """An ``ASRStream`` over Riva-compatible engines."""
 
     def __init__(
-        self, open_attempt: OpenAttempt, config: StreamConfig, state: StreamState | None = None
+        self,
+        open_attempt: OpenAttempt,
+        config: StreamConfig,
+        state: StreamState | None = None,
+        *,
+        watch: Watch | None = None,
     ) -> None:
         self._open_attempt = open_attempt
         self._config = config
+        self._watch = watch or Unwatched()
+        self._sample_at = 0
         replay_bytes = samples_to_bytes(seconds_to_samples(config.replay_s))
         start = 0 if state is None else state.start
         self._window = ReplayWindow(config.spool_bytes, replay_bytes, start)
@@ -115,6 +123,11 @@ class ResumableStream:
     @property
     def lag(self) -> int:
         return self._window.waiting
+
+    @property
+    def spooled(self) -> int:
+        """Bytes of audio held."""
+        return self._window.size
 
     def send(self, pcm: bytes) -> None:
         if not pcm:
@@ -159,7 +172,7 @@ class ResumableStream:
                 if interrupted.error is not None:
                     if fruitless > self._config.max_fruitless:
                         raise interrupted.error from interrupted
-                    _announce(interrupted.error, deliver)
+                    self._announce(interrupted.error, deliver)
         self._settle(deliver)
 
     async def _until_answered(self, deliver: Deliver) -> None:
@@ -222,6 +235,8 @@ class ResumableStream:
             mark for mark in reversed(self._finalized) if mark > self._window.covered
         )
         self._finalized.clear()
+        if (again := self._window.sent - self._window.start) > 0:
+            self._watch.replayed(again)
         lost_from, lost = self._window.covered, self._window.forgotten
         if lost:
             message = (
@@ -276,7 +291,10 @@ class ResumableStream:
                 await attempt.write(wire.FORCE_EOU)
             elif pcm := window.take(_MAX_REQUEST, until=finalize_at):
                 self._taken.set()
-                await attempt.write(wire.audio_request(pcm))
+                if window.sent < self._sample_at:
+                    await attempt.write(wire.audio_request(pcm))
+                else:
+                    await self._write_timed(attempt, wire.audio_request(pcm))
             elif self._ended:
                 await attempt.half_close()
                 return
@@ -287,6 +305,19 @@ class ResumableStream:
             else:
                 self._more.clear()
                 await self._more.wait()
+
+    async def _write_timed(self, attempt: Attempt, request: bytes) -> None:
+        """One message a second of audio is timed."""
+        self._sample_at = self._window.sent + RATE
+        began = time.monotonic()
+        await attempt.write(request)
+        self._watch.engine_write(time.monotonic() - began)
+
+    def _announce(self, error: errors.EngineFault, deliver: Deliver) -> None:
+        """Tell of a failover; an engine's forgetting an idle stream is not worth a word."""
+        if not isinstance(error, errors.EngineIdle):
+            self._watch.failover(error.code)
+            deliver(Notice("engine_failover", "The speech engine failed; recognition goes on with another."))
 
     def _wake(self) -> None:
         """The engine has been given nothing for so long that it may forget the stream."""
@@ -301,12 +332,6 @@ class ResumableStream:
 
 
 _SILENCE = wire.audio_request(bytes(samples_to_bytes(RATE)))
-
-
-def _announce(error: errors.EngineFault, deliver: Deliver) -> None:
-    """Tell the client of a failover; an engine's forgetting an idle stream is not worth a word."""
-    if not isinstance(error, errors.EngineIdle):
-        deliver(Notice("engine_failover", "The speech engine failed; recognition goes on with another."))
 
 
 def _may_pass(error: BaseException) -> bool:

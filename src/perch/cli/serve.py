@@ -11,6 +11,7 @@ import uvloop
 from perch import errors, settings
 from perch.asr.base import ASRClient
 from perch.asr.riva_client import RivaASRClient
+from perch.observability.engine import EngineWatch
 from perch.observability.logging import configure_logging
 from perch.observability.metrics import Metrics
 from perch.observability.tracing import ExporterMissing, Tracing, otlp_provider
@@ -74,7 +75,9 @@ async def _serve(loaded: settings.Settings) -> int:
         async with AsyncExitStack() as stack:
             stack.callback(tracing.shutdown)
             engine = await _engine(loaded, stack) if loaded.backend() == "engine" else None
-            app = build_app(config, _client(loaded, engine), Metrics(), tracing)
+            metrics = Metrics()
+            client = _client(loaded, engine, EngineWatch(metrics, tracing))
+            app = build_app(config, client, metrics, tracing)
             if engine is not None:
                 engine.on_death = app[PARTS].monitor.doubt
             if tls is not None:
@@ -93,12 +96,12 @@ async def _serve(loaded: settings.Settings) -> int:
     return 0
 
 
-def _client(loaded: settings.Settings, engine: EngineProcess | None) -> ASRClient:
+def _client(loaded: settings.Settings, engine: EngineProcess | None, watch: EngineWatch) -> ASRClient:
     if engine is not None:
-        return RivaASRClient(loaded.riva(endpoint=engine.address))
+        return RivaASRClient(loaded.riva(endpoint=engine.address), watch=watch)
     if loaded.backend() == "mock":
         return RivaASRClient(mock_mode=True)
-    return RivaASRClient(loaded.riva())
+    return RivaASRClient(loaded.riva(), watch=watch)
 
 
 async def _engine(loaded: settings.Settings, stack: AsyncExitStack) -> EngineProcess:

@@ -144,6 +144,8 @@ class Final:
     confidence: float | None = None
     language: str = ""
     channel: int = 0
+    heard: int = 0
+    """How far the engine had listened when it said so: past ``end`` by the quiet that ended the utterance."""
     is_final: ClassVar[bool] = True
 
 

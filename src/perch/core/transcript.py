@@ -114,6 +114,7 @@ class Transcript:
             hypothesis.confidence,
             hypothesis.language,
             channel=self.channel,
+            heard=max(end, hypothesis.end or 0),
         )
         self._finish_segment(hypothesis.text, start, end)
         return [*events, final, UtteranceEnd(segment, end, channel=self.channel)]

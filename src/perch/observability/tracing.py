@@ -1,16 +1,19 @@
-"""One span for each stream, under the client's own trace if it sent one.
+"""Spans: one for each stream, and under it one for each attempt on an engine and each utterance.
 
-Without a provider no span is made, but every stream still has a trace id: its log lines can be found by
-it, and by the client's if the client sent a ``traceparent``.
+A stream stands under the client's own trace if it sent a ``traceparent``, and what is sent to the engine names
+it in turn. Without a provider no span is made, but every stream still has a trace id: its log lines can be
+found by it, and by the client's if the client sent one.
 """
 
 import importlib
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from opentelemetry import trace
+from opentelemetry import context, trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -20,7 +23,11 @@ from structlog.contextvars import bound_contextvars
 import perch
 
 SPAN_NAME = "perch.stream"
+ATTEMPT = "perch.attempt"
+UTTERANCE = "perch.utterance"
 STREAM_ID = "perch.stream_id"
+
+Metadata = tuple[tuple[str, str], ...]
 
 _OTLP = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
 _EXPORT_TIMEOUT_S = 2.0
@@ -38,6 +45,18 @@ class StreamSpan:
     """The trace a stream belongs to. ``trace_id`` is 32 hexadecimal digits."""
 
     trace_id: str
+    _tracer: trace.Tracer | None = None
+    _parent: Context | None = None
+
+    def utterance(self, seconds: float, attributes: Mapping[str, str | int | float]) -> None:
+        """Record an utterance that began ``seconds`` ago and has just got its final."""
+        if self._tracer is None:
+            return
+        now = time.time_ns()
+        span = self._tracer.start_span(
+            UTTERANCE, self._parent, attributes=attributes, start_time=now - int(seconds * 1e9)
+        )
+        span.end(now)
 
 
 class Tracing:
@@ -59,9 +78,7 @@ class Tracing:
         """
         parent = _TRACEPARENT.extract(parent_headers)
         if self._tracer is None:
-            claimed = trace.get_current_span(parent).get_span_context()
-            trace_id = f"{claimed.trace_id:032x}" if claimed.is_valid else secrets.token_hex(16)
-            with bound_contextvars(stream_id=stream_id, trace_id=trace_id):
+            with _handed_on(parent) as trace_id, bound_contextvars(stream_id=stream_id, trace_id=trace_id):
                 yield StreamSpan(trace_id)
             return
         with self._tracer.start_as_current_span(
@@ -69,12 +86,48 @@ class Tracing:
         ) as span:
             trace_id = f"{span.get_span_context().trace_id:032x}"
             with bound_contextvars(stream_id=stream_id, trace_id=trace_id):
-                yield StreamSpan(trace_id)
+                yield StreamSpan(trace_id, self._tracer, trace.set_span_in_context(span))
+
+    @contextmanager
+    def attempt_span(self, endpoint: str) -> Iterator[Metadata]:
+        """One stream on one engine, under the stream that is current; the metadata that tells the engine.
+
+        An exception that leaves the block is recorded in the span and goes on.
+        """
+        if self._tracer is None:
+            yield _metadata()
+            return
+        with self._tracer.start_as_current_span(
+            ATTEMPT, kind=trace.SpanKind.CLIENT, attributes={"server.address": endpoint}
+        ):
+            yield _metadata()
 
     def shutdown(self) -> None:
         """Send what has not been sent. Blocks, for a few seconds if the collector does not answer."""
         if self._provider is not None:
             self._provider.shutdown()
+
+
+@contextmanager
+def _handed_on(parent: Context) -> Iterator[str]:
+    """Without spans of its own, a gateway hands the client's on to the engine as it came."""
+    claimed = trace.get_current_span(parent).get_span_context()
+    if not claimed.is_valid:
+        yield secrets.token_hex(16)
+        return
+    token = context.attach(parent)
+    try:
+        yield f"{claimed.trace_id:032x}"
+    finally:
+        context.detach(token)
+
+
+def _metadata() -> Metadata:
+    if not trace.get_current_span().get_span_context().is_valid:
+        return ()
+    carrier: dict[str, str] = {}
+    _TRACEPARENT.inject(carrier)
+    return tuple(carrier.items())
 
 
 def otlp_provider(endpoint: str) -> TracerProvider | None:

@@ -62,6 +62,8 @@ class Request:
     models: Sequence[ModelInfo] = ()
     limits: Limits = field(default_factory=Limits)
     dumps: Dumps = json.dumps
+    trace_id: str = ""
+    """32 hexadecimal digits by which the stream's log lines and spans are found."""
 
     @property
     def mock(self) -> bool:

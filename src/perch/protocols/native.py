@@ -51,6 +51,7 @@ class NativeProtocol:
         models: What the engine has, to hold a client's choice against.
         mock: Every event of a mock backend says so.
         dumps: The JSON serialiser.
+        trace_id: Told in ``ready`` and ``error``, for a client to report.
     """
 
     resumable = True
@@ -67,12 +68,14 @@ class NativeProtocol:
         models: Sequence[ModelInfo] = (),
         mock: bool = False,
         dumps: Dumps = json.dumps,
+        trace_id: str = "",
     ) -> None:
         self._defaults = defaults or SessionConfig()
         self._query = query or {}
         self._models = models
         self._dumps = dumps
         self._common: dict[str, Any] = {"stream_id": stream_id} | ({"mock": True} if mock else {})
+        self._trace = {"trace_id": trace_id} if trace_id else {}
         self._words = True
         self._channels = False
 
@@ -107,6 +110,8 @@ class NativeProtocol:
             body["channel"] = event.channel
         if not self._words and "words" in body:
             body["words"] = []
+        if isinstance(event, Ready | Failed):
+            body.update(self._trace)
         body.update(self._common)
         body["seq"] = seq
         return (self._dumps(body),)
@@ -322,6 +327,7 @@ def _open(request: Request) -> NativeProtocol:
         models=request.models,
         mock=request.mock,
         dumps=request.dumps,
+        trace_id=request.trace_id,
     )
 
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from perch.core.session import Session
 from perch.core.speech import ModelInfo
 from perch.observability.metrics import Metrics
 from perch.observability.tracing import Tracing
-from perch.server import dialects, observation, realtime_tokens, transcriptions
+from perch.server import dialects, observation, realtime_tokens, scrape, transcriptions
 from perch.server.admission import Admission
 from perch.server.auth import Authenticator
 from perch.server.background import Jobs
@@ -202,7 +203,7 @@ def _describe(info: ModelInfo) -> dict[str, Any]:
 
 
 async def metrics_text(request: web.Request) -> web.Response:
-    body, content_type = request.app[PARTS].metrics.render()
+    body, content_type = await scrape.exposition(request.app[PARTS], shared=request.app[CONFIG].reuse_port)
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 
@@ -297,7 +298,7 @@ async def _keep_sessions(app: web.Application) -> AsyncIterator[None]:
     parts = app[PARTS]
     try:
         if app[CONFIG].resume.ttl_s > 0:
-            async with parts.siblings.listening(parts.resumption.give):
+            async with parts.siblings.listening(parts.resumption.give, partial(scrape.own, parts)):
                 yield
         else:
             yield

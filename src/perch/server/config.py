@@ -133,6 +133,8 @@ class GatewayConfig:
     max_upload_bytes: int = 200 << 20
     fetch: FetchConfig = field(default_factory=FetchConfig)
     webhook: WebhookConfig = field(default_factory=WebhookConfig)
+    log_transcripts: bool = False
+    """Write what was said to the log. Off, no line holds any of it."""
     drain_s: float = 20.0
     monitor_s: float = 5.0
 

@@ -21,6 +21,7 @@ from perch.core.messages import Audio, Command, Event, Final, Finalize, Notice, 
 from perch.core.session import Session, SessionSnapshot, State
 from perch.core.speech import Hypothesis
 from perch.observability.metrics import Metrics
+from perch.observability.tracing import StreamSpan
 from perch.server.admission import Lease
 from perch.server.confirmations import Confirmations
 from perch.server.observers import Audience
@@ -65,6 +66,8 @@ class LiveSession:
         token: str = "",
         remote: str | None = None,
         confirms_finalize: bool = False,
+        span: StreamSpan | None = None,
+        log_transcripts: bool = False,
     ) -> None:
         self.session = session
         self.stream_id = stream_id
@@ -81,6 +84,10 @@ class LiveSession:
         self._remote = remote
         self._log = log.bind(stream_id=stream_id, backend=engine.client.backend.kind)
         self._confirmations = Confirmations(self._confirm) if confirms_finalize else None
+        self._span = span
+        self._log_transcripts = log_transcripts
+        self._came_from = "here"
+        self._partial_sent = False
         self._decoder: Decoder | None = None
         self._by_channel: dict[int, Decoder] = {}
         self._streams: list[ASRStream] = []
@@ -120,6 +127,8 @@ class LiveSession:
         if self.failure is not None:
             self.session.receive_failure(self.failure)
         self.last_heard = time.monotonic()
+        self._metrics.resumed(self._came_from)
+        self._came_from = "here"
         self._log.info("session_resumed")
 
     # --- client → engine -----------------------------------------------------------------------------
@@ -187,6 +196,7 @@ class LiveSession:
             session.audio_accepted(gained, max(stream.lag for stream in self._streams))
             if session.accepted - self._counted >= RATE:
                 self._count_audio()
+                self._metrics.stage("ws_in", time.monotonic() - self.last_heard)
 
     def _finalize(self) -> None:
         for stream in self._streams:
@@ -259,25 +269,66 @@ class LiveSession:
     def _deliver(self, channel: int, heard: Hypothesis | Notice) -> None:
         if isinstance(heard, Notice):
             self.session.receive_notice(heard.code, heard.message)
+            self._on_events()
+            return
+        self.session.receive_hypothesis(heard, channel)
+        if self._confirmations is not None:
+            self._confirmations.heard(heard.end)
+        if heard.is_final:
+            self._send_timed(self._streams[channel].answered_at)
         else:
-            self.session.receive_hypothesis(heard, channel)
-            if self._confirmations is not None:
-                self._confirmations.heard(heard.end)
+            self._on_events()
+
+    def _send_timed(self, read_at: float) -> None:
+        """Finals are rare enough to be timed, and take the same road as partials."""
+        queued = time.monotonic()
         self._on_events()
+        self._metrics.stage("ws_out", time.monotonic() - queued)
+        if read_at:
+            self._metrics.stage("engine_read", queued - read_at)
 
     def sent(self, seq: int, event: Event) -> None:
         """``event`` has left for the client."""
         self._audience.publish(seq, event)
-        if isinstance(event, Partial | Final):
-            kind = "final" if event.is_final else "partial"
-            self._metrics.event_sent(kind, self._latency(event.end))
+        if isinstance(event, Partial):
+            latency = self._latency(event.end)
+            self._metrics.event_sent("partial", latency)
+            if not self._partial_sent and latency is not None:
+                self._partial_sent = True
+                self._metrics.first_partial(latency)
+        elif isinstance(event, Final):
+            self._final_sent(event)
+
+    def _final_sent(self, final: Final) -> None:
+        self._metrics.event_sent("final", self._latency(final.heard or final.end))
+        since_speech = self._latency(final.end)
+        if since_speech is not None and final.words:
+            self._metrics.speech_end(since_speech)
+        if self._span is not None:
+            self._span.utterance(
+                samples_to_seconds(final.end - final.start) + (since_speech or 0.0),
+                {"perch.segment": final.segment, "perch.words": len(final.words)},
+            )
+        if self._log_transcripts:
+            self._log.info(
+                "transcript",
+                segment=final.segment,
+                start_s=round(samples_to_seconds(final.start), 3),
+                end_s=round(samples_to_seconds(final.end), 3),
+                text=final.text,
+            )
 
     def _latency(self, position: int) -> float | None:
         """Seconds since the audio at ``position`` arrived, if that is still remembered."""
-        for accepted, arrived in self._arrivals:
-            if accepted >= position:
-                return time.monotonic() - arrived
-        return None
+        arrivals, found = self._arrivals, None
+        for accepted, arrived in reversed(arrivals):
+            if accepted < position:
+                break
+            found = arrived
+        else:
+            if len(arrivals) == arrivals.maxlen:
+                return None  # it came before the first that is remembered
+        return None if found is None else time.monotonic() - found
 
     # --- the end -------------------------------------------------------------------------------------
 
@@ -300,6 +351,8 @@ class LiveSession:
         if error.fault == "engine":
             self._metrics.engine_failure(error.code)
             self._engine.doubt()
+        if isinstance(error, errors.ResumeUnknown):
+            self._metrics.resumed("unknown")
         self.failure = error
         self.session.receive_failure(error)
         self.over.set()
@@ -323,7 +376,10 @@ class LiveSession:
             lease=self.lease.hand_on(),
             token=token,
             remote=self._remote,
+            span=self._span,
+            log_transcripts=self._log_transcripts,
         )
+        live._came_from = "elsewhere"
         live.begin()
         live.go_on(exported)
         return live

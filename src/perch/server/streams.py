@@ -11,6 +11,7 @@ from aiohttp import web
 
 from perch import errors
 from perch.core.session import Session
+from perch.observability.tracing import StreamSpan
 from perch.protocols.base import Dialect, Request, WireProtocol
 from perch.server.admission import Lease
 from perch.server.auth import Credentials, Principal, check_origin, strip_credentials
@@ -43,21 +44,25 @@ async def _stream(request: web.Request, dialect: Dialect) -> web.StreamResponse:
     principal = await admitted(request)
     stream_id = request.headers.get("X-Request-ID", "")[:64] or f"st_{secrets.token_hex(8)}"
     lease = leased(request, principal)
-    try:
-        if request.headers.get("Upgrade", "").lower() != "websocket":
-            lease.release()
-            return _must_upgrade(dialect)
-        protocol = dialect.open(_described(request, stream_id))
-        socket = await _upgraded(request, dialect, stream_id)
-    except BaseException:
+    if request.headers.get("Upgrade", "").lower() != "websocket":
         lease.release()
-        raise
-    audience = parts.observers.audience(
-        stream_id, principal.name, dialect.name, is_observed=dialect.is_observed, details=protocol.details
-    )
-    with parts.tracing.stream_span(stream_id, request.headers):
+        return _must_upgrade(dialect)
+    with parts.tracing.stream_span(stream_id, request.headers) as span:
+        try:
+            protocol = dialect.open(_described(request, stream_id, span.trace_id))
+            socket = await _upgraded(request, dialect, stream_id, span.trace_id)
+        except BaseException:
+            lease.release()
+            raise
+        audience = parts.observers.audience(
+            stream_id,
+            principal.name,
+            dialect.name,
+            is_observed=dialect.is_observed,
+            details=protocol.details,
+        )
         live = _new_session(
-            request, protocol, audience, stream_id=stream_id, principal=principal.name, lease=lease
+            request, protocol, audience, span, stream_id=stream_id, principal=principal.name, lease=lease
         )
         await _serve(request, socket, protocol, live)
     return socket
@@ -104,7 +109,7 @@ def credentials(request: web.Request) -> Credentials:
     )
 
 
-def _described(request: web.Request, stream_id: str) -> Request:
+def _described(request: web.Request, stream_id: str, trace_id: str) -> Request:
     config, parts = request.app[CONFIG], request.app[PARTS]
     state = parts.monitor.state
     return Request(
@@ -118,10 +123,11 @@ def _described(request: web.Request, stream_id: str) -> Request:
         models=state.models,
         limits=config.limits,
         dumps=_dumps,
+        trace_id=trace_id,
     )
 
 
-async def _upgraded(request: web.Request, dialect: Dialect, stream_id: str) -> Socket:
+async def _upgraded(request: web.Request, dialect: Dialect, stream_id: str, trace_id: str) -> Socket:
     config = request.app[CONFIG]
     socket = Socket(
         protocols=dialect.subprotocols,
@@ -131,6 +137,7 @@ async def _upgraded(request: web.Request, dialect: Dialect, stream_id: str) -> S
         writer_limit=0,
     )
     socket.headers[dialect.id_header] = stream_id
+    socket.headers["X-Trace-ID"] = trace_id
     await socket.prepare(request)
     return socket
 
@@ -139,6 +146,7 @@ def _new_session(
     request: web.Request,
     protocol: WireProtocol,
     audience: Audience,
+    span: StreamSpan,
     *,
     stream_id: str,
     principal: str,
@@ -157,6 +165,8 @@ def _new_session(
         token="" if offer is None else offer.token,
         remote=request.remote,
         confirms_finalize=protocol.confirms_finalize,
+        span=span,
+        log_transcripts=config.log_transcripts,
     )
 
 

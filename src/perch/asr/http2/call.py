@@ -70,7 +70,9 @@ class Http2Call:
     control allows it, and a read takes what has arrived.
     """
 
-    def __init__(self, joins: Joins, max_message_bytes: int) -> None:
+    def __init__(self, joins: Joins, max_message_bytes: int, headers: bytes = b"") -> None:
+        self.headers = headers
+        """A block of headers that are this call's alone."""
         self.window = 0
         """Bytes the server still takes on this stream; below zero after it has lowered its limit."""
         self._joins = joins

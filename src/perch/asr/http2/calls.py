@@ -8,7 +8,7 @@ import grpc
 from perch.asr.http2.call import Http2Call
 from perch.asr.http2.connection import ConnectionConfig, Http2Connection
 from perch.asr.http2.dial import Target
-from perch.asr.http2.headers import Metadata, request_block
+from perch.asr.http2.headers import Metadata, metadata_block, request_block
 from perch.riva.status import Status, error_from_status
 
 
@@ -44,9 +44,9 @@ class Http2Calls:
         return [connection.streams for connection in self._connections]
 
     @contextmanager
-    def call(self) -> Iterator[Http2Call]:
+    def call(self, metadata: Metadata = ()) -> Iterator[Http2Call]:
         """A call, not yet connected; cancelled at the end of the block if it still goes on."""
-        call = Http2Call(self, self._max_message_bytes)
+        call = Http2Call(self, self._max_message_bytes, metadata_block(metadata))
         try:
             yield call
         finally:

@@ -127,7 +127,7 @@ class Http2Connection(asyncio.Protocol):
         self._going_away = self._next_stream > frames.LAST_STREAM
         self._calls[stream] = call
         call.begin(self, stream, self._initial_window)
-        self.send(frames.headers(stream, self._block))
+        self.send(frames.headers(stream, self._block + call.headers))
         return True
 
     async def aclose(self) -> None:

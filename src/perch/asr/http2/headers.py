@@ -64,6 +64,16 @@ def request_block(*, authority: str, path: str, tls: bool, metadata: Metadata = 
     return _NO_DYNAMIC_TABLE + hpack.Encoder().encode(never_indexed)
 
 
+def metadata_block(metadata: Metadata) -> bytes:
+    """What one call adds to the block of all calls; raises as ``request_block``."""
+    if not metadata:
+        return b""
+    fields = (_checked(key.lower(), value) for key, value in metadata)
+    return hpack.Encoder().encode(
+        [hpack.NeverIndexedHeaderTuple(key.encode(), value.encode()) for key, value in fields]
+    )
+
+
 def _checked(key: str, value: str) -> tuple[str, str]:
     if not _KEY.fullmatch(key) or key in _OURS or key.startswith("grpc-"):
         raise ValueError(f"{key!r} is no name for gRPC metadata")
