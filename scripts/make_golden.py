@@ -174,17 +174,13 @@ def noisy() -> Iterator[Golden]:
     random = np.random.default_rng(2024)
     voice = load(LJ.file)
     white = random.standard_normal(len(voice))
-    yield derived(
-        LJ,
-        "noisy_white",
-        "noisy",
-        "white noise, numpy default_rng(2024), 10 dB SNR",
-        mixed(voice, white, 10),
-        voice,
-    )
+    made = "white noise, numpy default_rng(2024), 10 dB SNR"
+    yield derived(LJ, "noisy_white", "noisy", made=made, samples=mixed(voice, white, 10), voice=voice)
     voice = load(VCTK.file)
     made = "babble of seven recordings backwards, 10 dB SNR"
-    yield derived(VCTK, "noisy_babble", "noisy", made, mixed(voice, babble(len(voice)), 10), voice)
+    yield derived(
+        VCTK, "noisy_babble", "noisy", made=made, samples=mixed(voice, babble(len(voice)), 10), voice=voice
+    )
 
 
 def music() -> Iterator[Golden]:
@@ -192,7 +188,8 @@ def music() -> Iterator[Golden]:
     for source, name, snr in ((LJ, "printing", 10), (AUSTEN, "austen", 5)):
         voice = load(source.file)
         made = f"synthesised chords and melody under {source.file.name}, {snr} dB SNR"
-        yield derived(source, f"music_{name}", "music", made, mixed(voice, song(len(voice)), snr), voice)
+        samples = mixed(voice, song(len(voice)), snr)
+        yield derived(source, f"music_{name}", "music", made=made, samples=samples, voice=voice)
 
 
 def silence() -> Iterator[Golden]:
@@ -226,9 +223,9 @@ def long() -> Iterator[Golden]:
 
 def narrow() -> Iterator[Golden]:
     """At 8 kHz, as telephones send it; resampled when it is sent."""
-    yield of(LJ, "clean_printing_8k", "clean", {"resample": 8_000})
-    yield of(CARDS, "clean_cards_8k_mulaw", "clean", {"resample": 8_000, "encoding": "mulaw"})
-    yield of(VCTK, "accented_rainbow_8k_mulaw", "accented", {"resample": 8_000, "encoding": "mulaw"})
+    yield of(LJ, "telephone_printing", "telephone", {"resample": 8_000})
+    yield of(CARDS, "telephone_cards_mulaw", "telephone", {"resample": 8_000, "encoding": "mulaw"})
+    yield of(VCTK, "telephone_rainbow_mulaw", "telephone", {"resample": 8_000, "encoding": "mulaw"})
 
 
 # --- making them ---------------------------------------------------------------------------------------
@@ -272,12 +269,14 @@ def faster(samples: Samples, tempo: float) -> Samples:
     frame.sample_rate, frame.pts = RATE, 0
     source.push(frame)
     source.push(None)
-    pieces = []
+    pieces: list[Samples] = []
     while True:
         try:
-            pieces.append(sink.pull().to_ndarray().reshape(-1))  # type: ignore[union-attr]
+            stretched = sink.pull()
         except (av.error.EOFError, av.error.BlockingIOError):
-            return np.concatenate(pieces).astype(np.int16)
+            return np.concatenate(pieces)
+        assert isinstance(stretched, av.AudioFrame)
+        pieces.append(stretched.to_ndarray().reshape(-1).astype(np.int16))
 
 
 def mixed(voice: Samples, other: Signal, snr_db: float) -> Samples:

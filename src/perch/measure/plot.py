@@ -1,4 +1,4 @@
-"""Line plots as inline SVG: no script, no library, readable in any browser."""
+"""Line and bar plots as inline SVG: no script, no library, readable in any browser."""
 
 import math
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from html import escape
 _WIDTH, _HEIGHT = 720, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 40, 44
 _TICKS = 5
+_BAR, _BAR_LEFT = 22, 200
 _COLOURS = ("#0b6e99", "#c2410c", "#4d7c0f")
 
 Point = tuple[float, float]
@@ -19,6 +20,16 @@ class Line:
 
     name: str
     points: Sequence[Point]
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A named value; ``passed`` colours it, None leaves it plain."""
+
+    name: str
+    value: float
+    label: str
+    passed: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +62,19 @@ def plot(title: str, x: Axis, y: Axis, lines: Sequence[Line]) -> str:
         _text(_LEFT, 14, y.label, "start"),
         *(_drawn(place, line, _COLOURS[index % 3]) for index, line in enumerate(lines)),
         *(_named(line, index) for index, line in enumerate(lines)),
+        "</svg>",
+    ]
+    return "".join(parts)
+
+
+def bars(title: str, axis: Axis, rows: Sequence[Bar]) -> str:
+    """An SVG element with one horizontal bar below the other, each as long as its value."""
+    height = _TOP + len(rows) * _BAR + _BOTTOM
+    parts = [
+        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">',
+        *(_bar_tick(axis, tick, height) for tick in axis.ticks),
+        _text((_BAR_LEFT + _WIDTH - _RIGHT) / 2, height - 6, axis.label, "middle"),
+        *(_bar(axis, row, _TOP + index * _BAR) for index, row in enumerate(rows)),
         "</svg>",
     ]
     return "".join(parts)
@@ -106,6 +130,30 @@ def _horizontal(place: _Place, value: float) -> str:
         f'<line x1="{_LEFT}" y1="{y:.1f}" x2="{_WIDTH - _RIGHT}" y2="{y:.1f}"/>'
         f"{_text(_LEFT - 8, y + 4, f'{value:g}', 'end')}"
     )
+
+
+def _bar(axis: Axis, row: Bar, top: float) -> str:
+    colour = {None: _COLOURS[0], True: _COLOURS[2], False: _COLOURS[1]}[row.passed]
+    end = _along(axis, row.value)
+    middle = top + _BAR / 2 + 4
+    return (
+        f'<rect x="{_BAR_LEFT}" y="{top + 4:.1f}" width="{end - _BAR_LEFT:.1f}" height="{_BAR - 8}" '
+        f'fill="{colour}"/>{_text(_BAR_LEFT - 8, middle, row.name, "end")}'
+        f"{_text(end + 6, middle, row.label, 'start')}"
+    )
+
+
+def _bar_tick(axis: Axis, value: float, height: float) -> str:
+    x = _along(axis, value)
+    return (
+        f'<line x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{height - _BOTTOM}"/>'
+        f"{_text(x, height - _BOTTOM + 16, f'{value:g}', 'middle')}"
+    )
+
+
+def _along(axis: Axis, value: float) -> float:
+    share = (value - axis.low) / ((axis.high - axis.low) or 1)
+    return _BAR_LEFT + min(max(share, 0), 1) * (_WIDTH - _RIGHT - 48 - _BAR_LEFT)
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:

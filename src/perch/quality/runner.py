@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -34,7 +34,7 @@ class Run:
     usage: Usage | None = None
     manifest: str = ""
     server: str = ""
-    covers: str = field(default="")
+    covers: str = ""
     """Which processes ``usage`` is about."""
 
     @property
@@ -46,6 +46,7 @@ async def measure_all(
     http: aiohttp.ClientSession,
     target: Target,
     clips: Sequence[Clip],
+    *,
     plan: Plan,
     meter: Meter,
     tell: Callable[[Figures], None],

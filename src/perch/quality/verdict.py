@@ -39,8 +39,11 @@ def rewritten(figures: Sequence[Figures]) -> float | None:
 
 
 def hallucinated_words(figures: Sequence[Figures]) -> float | None:
-    counts = [one.hallucinated for one in figures if one.hallucinated is not None]
-    return float(sum(counts)) if counts else None
+    """None if a session failed: what it would have shown is not known."""
+    silent = [one for one in figures if one.hallucinated is not None]
+    if not silent or any(one.failure for one in silent):
+        return None
+    return float(sum(one.hallucinated or 0 for one in silent))
 
 
 def error_rate(figures: Sequence[Figures]) -> float | None:
