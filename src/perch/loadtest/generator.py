@@ -96,7 +96,7 @@ class Generator:
             raise
         finally:
             if stream is not None:
-                stream.fail("cut")
+                stream.leave()
                 self._open.discard(stream)
             self._sessions.append(record)
         return record
@@ -188,12 +188,17 @@ async def _sleep_until(due: float) -> None:
 
 async def _until_told(task: asyncio.Task[Log]) -> Log:
     """The log of ``task``; when standard input ends, the parent wants it now."""
-    loop = asyncio.get_running_loop()
-    loop.add_reader(sys.stdin.fileno(), task.cancel)
+    loop, stdin = asyncio.get_running_loop(), sys.stdin.fileno()
+
+    def cancel() -> None:
+        loop.remove_reader(stdin)  # an end stays readable, and the task is to be cancelled once
+        task.cancel()
+
+    loop.add_reader(stdin, cancel)
     try:
         return await task
     finally:
-        loop.remove_reader(sys.stdin.fileno())
+        loop.remove_reader(stdin)
 
 
 async def _main() -> None:

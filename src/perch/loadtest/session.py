@@ -101,6 +101,14 @@ class StreamSession(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def leave(self) -> None:
+        """Cut it off, unless it has ended; the gateway is told, so that it does not wait for us to come back."""
+        if self._transport is not None and not self.over:
+            self._end("cut")
+            self._write(_BYE)
+        if self._transport is not None:
+            self._transport.close()
+
     # --- asyncio.Protocol ------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
