@@ -148,6 +148,7 @@ class Metrics:
         build.info({"version": perch.__version__})
 
         self._active = self._gauge("perch_sessions_active", "Sessions open now.")
+        self._limit = self._gauge("perch_sessions_limit", "Sessions that are admitted at the same time.")
         self._opened = self._counter("perch_sessions_opened_total", "Sessions opened.")
         self._closed = self._labelled(
             "perch_sessions_closed_total",
@@ -217,6 +218,9 @@ class Metrics:
         self._lag = self._histogram(
             "perch_event_loop_lag_seconds", "How late the event loop runs a timer.", _LAG_BUCKETS
         )
+
+    def set_session_limit(self, sessions: int) -> None:
+        self._limit.set(sessions)
 
     # --- sessions ------------------------------------------------------------------------------------
 

@@ -60,6 +60,7 @@ def build_app(
     """The gateway as an aiohttp application. It closes ``client`` when it ends."""
     app = web.Application(middlewares=[_errors_as_json], handler_args={"auto_decompress": False})
     app[CONFIG] = config
+    metrics.set_session_limit(config.admission.max_sessions)
     app[PARTS] = _parts(config, client, metrics, tracing)
     dialects.add_routes(app)
     realtime_tokens.add_routes(app)
