@@ -9,6 +9,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstring>
 #include <string>
 
 namespace http2 {
@@ -22,11 +24,22 @@ inline nghttp2_nv header(const char* name, const char* value) {
           NGHTTP2_NV_FLAG_NONE};
 }
 
+// A data provider's bytes: what is there of `out`, else wait until it is resumed.
+inline ssize_t take(std::string& out, uint8_t* buffer, size_t length) {
+  if (out.empty()) return NGHTTP2_ERR_DEFERRED;
+  const size_t size = std::min(length, out.size());
+  memcpy(buffer, out.data(), size);
+  out.erase(0, size);
+  return static_cast<ssize_t>(size);
+}
+
 class Connection {
  public:
-  Connection(int fd, int epoll) : fd_(fd), epoll_(epoll) {
+  // `tag` is what epoll tells of this socket.
+  Connection(int fd, int epoll, void* tag) : fd_(fd), epoll_(epoll), tag_(tag) {
     const int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    wait_for(EPOLL_CTL_ADD, EPOLLIN);
   }
   Connection(const Connection&) = delete;
   virtual ~Connection() {
@@ -64,35 +77,30 @@ class Connection {
       if (written > 0) out_.erase(0, written);
       if (written < 0 || !out_.empty()) break;
     }
-    watch(!out_.empty());
+    if (const bool full = !out_.empty(); full != full_) {
+      full_ = full;
+      wait_for(EPOLL_CTL_MOD, full ? EPOLLIN | EPOLLOUT : EPOLLIN);
+    }
     return nghttp2_session_want_read(session) || nghttp2_session_want_write(session);
   }
 
+  // Nothing is heard of the socket any more.
+  void drop() { epoll_ctl(epoll_, EPOLL_CTL_DEL, fd_, nullptr); }
+
   nghttp2_session* session = nullptr;
 
- protected:
-  // A data provider's bytes: what is there of `out`, else wait until it is resumed.
-  static ssize_t take(std::string& out, uint8_t* buffer, size_t length) {
-    if (out.empty()) return NGHTTP2_ERR_DEFERRED;
-    const size_t size = std::min(length, out.size());
-    memcpy(buffer, out.data(), size);
-    out.erase(0, size);
-    return static_cast<ssize_t>(size);
-  }
-
  private:
-  void watch(bool writable) {
-    if (writable == watching_) return;
-    watching_ = writable;
+  void wait_for(int operation, uint32_t events) {
     epoll_event event{};
-    event.events = writable ? EPOLLIN | EPOLLOUT : EPOLLIN;
-    event.data.ptr = this;
-    epoll_ctl(epoll_, EPOLL_CTL_MOD, fd_, &event);
+    event.events = events;
+    event.data.ptr = tag_;
+    epoll_ctl(epoll_, operation, fd_, &event);
   }
 
   int fd_;
   int epoll_;
-  bool watching_ = false;
+  void* tag_;
+  bool full_ = false;
   std::string out_;
 };
 

@@ -114,7 +114,7 @@ struct Call {
 
 class Peer : public http2::Connection {
  public:
-  Peer(int fd, int epoll) : Connection(fd, epoll) {
+  Peer(int fd, int epoll) : Connection(fd, epoll, this) {
     nghttp2_session_callbacks* callbacks = nullptr;
     nghttp2_session_callbacks_new(&callbacks);
     nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin);
@@ -197,7 +197,7 @@ class Peer : public http2::Connection {
                          nghttp2_data_source*, void* self) {
     Call* call = static_cast<Peer*>(self)->find(id);
     if (!call) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-    if (!call->done || !call->out.empty()) return take(call->out, buffer, length);
+    if (!call->done || !call->out.empty()) return http2::take(call->out, buffer, length);
     *flags |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM;
     const nghttp2_nv trailer = http2::header("grpc-status", call->status);
     nghttp2_submit_trailer(session, id, &trailer, 1);
@@ -236,10 +236,6 @@ int listen_on(uint16_t port) {
 void accept_all(int listener, int epoll) {
   for (int fd; (fd = accept4(listener, nullptr, nullptr, SOCK_NONBLOCK)) >= 0;) {
     auto* peer = new Peer(fd, epoll);
-    epoll_event event{};
-    event.events = EPOLLIN;
-    event.data.ptr = peer;
-    epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
     peer->send();
   }
 }
