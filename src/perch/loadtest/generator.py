@@ -207,8 +207,9 @@ async def _main() -> None:
     job = job_from_json(stdin.readline())
     recordings = clips.load([Path(name) for name in job.clips])
     say("ready")
-    begin = float(stdin.readline())
-    log = await _until_told(asyncio.create_task(Generator(job, recordings, begin).run()))
+    if not (begin := stdin.readline()):
+        return  # the step was given up before it began
+    log = await _until_told(asyncio.create_task(Generator(job, recordings, float(begin)).run()))
     sys.stdout.buffer.write(log_to_json(log) + b"\n")
     sys.stdout.buffer.flush()
 

@@ -16,6 +16,7 @@ from perch.loadtest.results import Slo, Step, summarise
 from perch.loadtest.server_side import Scrape, ServerSide, between, machine_cpu, scrape
 
 _STARTING_S = 30.0
+_ENDING_S = 5.0
 _LEAD_S = 0.3
 _AFTER_S = 10.0
 """Beyond the schedule and the longest wait for an answer: then a generator is stuck."""
@@ -149,9 +150,17 @@ async def _generator(job: Job) -> AsyncIterator[_Generator]:
         await generator.prepare(job)
         yield generator
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+        await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """A generator ends with its input; one that does not is stuck."""
+    try:
+        async with asyncio.timeout(_ENDING_S):
+            await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
 
 
 async def _watch(plan: Plan, begin: float, schedule: Schedule) -> tuple[ServerSide | None, float | None]:
