@@ -67,7 +67,11 @@ async def scraping(target: str, rules: str, folder: Path) -> AsyncIterator[Prome
     try:
         async with aiohttp.ClientSession() as http:
             await _until_ready(f"http://127.0.0.1:{port}/-/ready", http)
-            yield Prometheus(f"http://127.0.0.1:{port}", http)
+            prometheus = Prometheus(f"http://127.0.0.1:{port}", http)
+            async with asyncio.timeout(_READY_S):
+                while not await prometheus.query("up == 1"):  # it looks for targets some seconds later
+                    await asyncio.sleep(0.05)
+            yield prometheus
     finally:
         process.terminate()
         await process.wait()

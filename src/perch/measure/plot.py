@@ -8,7 +8,7 @@ from html import escape
 _WIDTH, _HEIGHT = 720, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 40, 44
 _TICKS = 5
-_BAR, _BAR_LEFT = 22, 200
+_BAR, _BAR_LEFT, _BAR_TOP = 22, 200, 4
 _COLOURS = ("#0b6e99", "#c2410c", "#4d7c0f")
 
 Point = tuple[float, float]
@@ -69,12 +69,12 @@ def plot(title: str, x: Axis, y: Axis, lines: Sequence[Line]) -> str:
 
 def bars(title: str, axis: Axis, rows: Sequence[Bar]) -> str:
     """An SVG element with one horizontal bar below the other, each as long as its value."""
-    height = _TOP + len(rows) * _BAR + _BOTTOM
+    height = _BAR_TOP + len(rows) * _BAR + _BOTTOM
     parts = [
         f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">',
         *(_bar_tick(axis, tick, height) for tick in axis.ticks),
         _text((_BAR_LEFT + _WIDTH - _RIGHT) / 2, height - 6, axis.label, "middle"),
-        *(_bar(axis, row, _TOP + index * _BAR) for index, row in enumerate(rows)),
+        *(_bar(axis, row, _BAR_TOP + index * _BAR) for index, row in enumerate(rows)),
         "</svg>",
     ]
     return "".join(parts)
@@ -146,7 +146,7 @@ def _bar(axis: Axis, row: Bar, top: float) -> str:
 def _bar_tick(axis: Axis, value: float, height: float) -> str:
     x = _along(axis, value)
     return (
-        f'<line x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{height - _BOTTOM}"/>'
+        f'<line x1="{x:.1f}" y1="{_BAR_TOP}" x2="{x:.1f}" y2="{height - _BOTTOM}"/>'
         f"{_text(x, height - _BOTTOM + 16, f'{value:g}', 'middle')}"
     )
 

@@ -18,6 +18,7 @@ from perch.quality.words import Span
 
 _NONE = "-"
 _MIB = 1 << 20
+_LEGEND = 12  # percent of a plot left free above its lines
 _STYLE = """<style>
 .words { margin: .6rem 0 1.4rem; line-height: 1.9 } .words b { display: block }
 ins, del { padding: .1rem .25rem; border-radius: .2rem; text-decoration: none }
@@ -32,12 +33,15 @@ _NAMES = {
     "hallucinated_words": "Words where nothing was said",
     "error_rate": "Sessions that failed",
 }
-_EXPLAINED = (
-    "First partial: from sending the audio it covers to receiving it. Its other column starts at the first "
-    "sound of speech. Final: from sending the end of the last word to receiving the last words, - where they came "
-    "before it. Partial gap: median time between partials of a segment. Rewritten: of the words that were shown and "
-    "followed by another text of the same segment, the share that it changed or took back. Extra words: shown where "
-    "nothing was said."
+_WORDS = (
+    "S / D / I: words substituted, deleted, inserted. Rewritten: of the words that were shown and followed by "
+    "another text of the same segment, the share that it changed or took back. Extra words: shown where nothing "
+    "was said."
+)
+_TIMES = (
+    "First partial: from sending the audio it covers to receiving it; from speech: from the first sound of speech. "
+    "Final: from sending the end of the last word to receiving the last words; - where they came before it. "
+    "GPU: of this machine, where it has one and the server runs on it."
 )
 
 
@@ -116,8 +120,12 @@ def as_html(report: Report) -> str:
             section("Categories", _categories(run.figures)),
             section("Word error rate of each clip", _wer_plot(run.figures)),
             *_latency_plots(run.figures),
-            section("Clips", _clips(run.figures), note(_EXPLAINED)),
-            section("Words", note("Red was said and not understood, green was understood and not said."))
+            section("Words of each clip", _recognition(run.figures), note(_WORDS)),
+            section("Time and cost of each clip", _cost(run.figures), note(_TIMES)),
+            section(
+                "What was said and understood",
+                note("Red was said and not understood, green was understood and not said."),
+            )
             + "".join(map(_words, run.figures)),
         ],
     )
@@ -286,35 +294,51 @@ def _category(name: str, pooled: dict[str, Any]) -> Row:
     )
 
 
-def _clips(figures: Sequence[Figures]) -> str:
-    head = (
-        *("", "category", "sent as", "WER", "S/D/I", "first partial", "from speech", "partial gap", "final"),
-        *("rewritten", "extra words", "CPU s/s", "MiB", "GPU", "WebSocket error"),
-    )
-    return table(head, [_clip(one) for one in figures], text_columns=3)
+def _recognition(figures: Sequence[Figures]) -> str:
+    head = ("", "category", "sent as", "WER", "S / D / I", "rewritten", "extra words", "WebSocket error")
+    return table(head, [_recognised(one) for one in figures], text_columns=3)
 
 
-def _clip(one: Figures) -> Row:
-    errors, used = one.words, _usage_json(one.usage, one.audio_s)
+def _recognised(one: Figures) -> Row:
+    errors = one.words
     return Row(
         (
             one.name,
             one.clip.category,
-            f"{one.sample_rate / 1000:g} kHz {one.encoding}",
+            f"{one.encoding}, {one.sample_rate / 1000:g} kHz",
             percent(errors.rate),
-            f"{errors.substitutions}/{errors.deletions}/{errors.insertions}",
-            milliseconds(one.first_partial_s),
-            milliseconds(one.first_words_s),
-            milliseconds(percentile(one.gaps_s, 50)),
-            milliseconds(one.final_s),
+            f"{errors.substitutions} / {errors.deletions} / {errors.insertions}",
             percent(one.rewrites.share),
             _NONE if one.hallucinated is None else str(one.hallucinated),
-            _NONE if one.usage is None else f"{used['cpu_per_audio_s']:.3f}",
-            _NONE if one.usage is None else f"{used['memory_mib']:.0f}",
-            _gpu(one.usage),
             one.failure or "none",
         ),
         False if one.failure else None,
+    )
+
+
+def _cost(figures: Sequence[Figures]) -> str:
+    head = (
+        *("", "first partial", "from speech", "partial gap p50", "p95", "final"),
+        *("CPU s per s", "memory MiB", "GPU"),
+    )
+    return table(head, [_costs(one) for one in figures])
+
+
+def _costs(one: Figures) -> Row:
+    used = _usage_json(one.usage, one.audio_s)
+    times = (
+        *(one.first_partial_s, one.first_words_s),
+        *(percentile(one.gaps_s, share) for share in (50, 95)),
+        one.final_s,
+    )
+    return Row(
+        (
+            one.name,
+            *map(milliseconds, times),
+            _NONE if one.usage is None else f"{used['cpu_per_audio_s']:.3f}",
+            _NONE if one.usage is None else f"{used['memory_mib']:.0f}",
+            _gpu(one.usage),
+        )
     )
 
 
@@ -349,19 +373,19 @@ def _latency_plots(figures: Sequence[Figures]) -> list[str]:
     ]
     parts = [
         section(
-            "How late the words are", plot("latency", Axis("ms", 0, latest), Axis("% of them", 0, 100), lines)
+            "How late the words are", plot("latency", Axis("ms", 0, latest), Axis("% of them", 0, 100 + _LEGEND), lines)
         )
     ]
     if courses:
         end = max(at for line in courses for at, _ in line.points)
         high = max(late for line in courses for _, late in line.points)
-        course = plot("latency of partials", Axis("seconds of audio", 0, end), Axis("ms", 0, high), courses)
+        course = plot("latency of partials", Axis("seconds of audio", 0, end), Axis("ms", 0, high * (1 + _LEGEND / 100)), courses)
         parts.append(section("Partials over time, of the clips with the most", course))
     return parts
 
 
 def _words(one: Figures) -> str:
-    spans = " ".join(map(_span, one.words.spans)) or '<span class="note">no words</span>'
+    spans = " ".join(map(_span, one.words.spans)) or '<span class="note">nothing said, nothing shown</span>'
     head = f"{escape(one.name)}, {percent(one.words.rate)}"
     return f'<div class="words"><b>{head}</b>{spans}</div>'
 
