@@ -1,4 +1,4 @@
-"""What every test gets: no task may outlive the test that started it."""
+"""What tests share. Every one gets this: no task may outlive the test that started it."""
 
 import asyncio
 import inspect
@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+
+import transports
 
 
 @pytest_asyncio.fixture
@@ -23,3 +25,10 @@ async def task_guard() -> AsyncIterator[None]:
 def no_leaked_tasks(request: pytest.FixtureRequest) -> None:
     if inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
         request.getfixturevalue("task_guard")
+
+
+@pytest.fixture(params=["http2", "grpc"])
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each of the two transports to engines in turn."""
+    monkeypatch.setattr(transports, "current", request.param)
+    return str(request.param)
