@@ -153,7 +153,16 @@ def test_nothing_finished_is_reported_too() -> None:
 def test_the_report_has_every_column_against_concurrency() -> None:
     """003-111: RTFx, queue time, error and refusal rates against concurrency."""
     html = as_html(Campaign("sessions", [step(50, server=QUIET), step(100, server=QUIET)]), PLAN)
-    for column in ("connect p95", "partial p95", "final p99", "RTFx p50", "errors", "refused", "gateway CPU"):
+    for column in (
+        "connect",
+        "first partial",
+        "partial",
+        "final",
+        "RTFx",
+        "errors",
+        "refused",
+        "gateway CPU",
+    ):
         assert f">{column}" in html
     assert html.count("<svg") == 5
     assert "SLO 300" in html

@@ -181,7 +181,13 @@ class _shown:  # noqa: N801 - used as a function
     def _table(self) -> "Table":
         from rich.table import Table
 
-        grid = Table(box=None, caption=self._caption(), caption_justify="left")
+        grid = Table(
+            title="Times are milliseconds; connect is p95",
+            title_justify="left",
+            box=None,
+            caption=self._caption(),
+            caption_justify="left",
+        )
         for head in _COLUMNS:
             grid.add_column(head, justify="right")
         for step in self._campaign.steps:
@@ -198,19 +204,23 @@ class _shown:  # noqa: N801 - used as a function
         )
 
 
-_COLUMNS = ("sessions", "connect", "partial p50", "p95", "final p95", "RTFx", "errors", "refused", "gateway")
+_COLUMNS = ("sessions", "connect", "partial p50", "p95", "final p95", "RTFx", "errors", "refused", "CPU")
 
 
 def _cells(step: "Step") -> list[str]:
     times = (step.ready.p95, step.partial.p50, step.partial.p95, step.final.p95)
     return [
         str(step.sessions),
-        *("-" if value is None else f"{value:.1f} ms" for value in times),
+        *(_ms(value) for value in times),
         "-" if step.rtfx.p50 is None else f"{step.rtfx.p50:.3f}",
         f"{step.error_rate:.2%}",
         f"{step.refusal_rate:.2%}",
-        "-" if step.server is None else f"{step.server.cpu_share:.0%} CPU",
+        "-" if step.server is None else f"{step.server.cpu_share:.0%}",
     ]
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.{1 if value < 100 else 0}f}"
 
 
 def _write(folder: Path, campaign: "Campaign", plan: "Plan") -> None:

@@ -103,7 +103,10 @@ def verdict(campaign: Campaign) -> list[str]:
     if campaign.knee:
         found.append(_recommendation(campaign))
     doubted = [step for step in campaign.judged if step.doubts]
-    found += [f"Do not trust {step.sessions} sessions too far: {'; '.join(step.doubts)}." for step in doubted]
+    if doubted:
+        numbers = ", ".join(map(str, sorted({step.sessions for step in doubted})))
+        reasons = "; ".join(doubted[-1].doubts)
+        found.append(f"Do not trust the figures at {numbers} sessions too far: {reasons}.")
     return found
 
 

@@ -28,7 +28,7 @@ _MEANINGS = (
         "For a final this includes the silence by which the engine knows that the sentence is over."
     ),
     "done: from stop to done, the last word included.",
-    "RTFx: seconds of audio for each second from the first frame to done; at the pace of speech just below 1.",
+    "RTFx, p50 / p95 / p99: seconds of audio for each second from the first frame to done; at the pace of speech just below 1.",
     (
         "errors: sessions that ended otherwise than with done, of those not refused. "
         "refused: HTTP 503 or 429 in place of a session."
@@ -69,9 +69,11 @@ def as_html(campaign: Campaign, plan: Plan) -> str:
     parts = [f'<p class="{colour}">{escape(headline)}</p>', items(rest)]
     if steps:
         parts += [
-            section("Latency, milliseconds", table(_latency_head(), map(_latency_row, steps))),
+            section(
+                "Latency, milliseconds: p50 / p95 / p99", table(_latency_head(), map(_latency_row, steps))
+            ),
             section("Sessions, errors and load", table(_load_head(), map(_load_row, steps)), _codes(steps)),
-            *_plots(steps, plan.slo),
+            *_plots(_best(steps), plan.slo),
         ]
     parts.append(section("What the columns mean", items(_MEANINGS), note(_conditions(plan))))
     return page("Load", parts)
@@ -92,13 +94,11 @@ def _conditions(plan: Plan) -> str:
 
 
 def _latency_head() -> list[str]:
-    names = [f"{name} {percent}" for name, _ in _TIMES for percent in ("p50", "p95", "p99")]
-    return ["sessions", *names]
+    return ["sessions", *(name for name, _ in _TIMES)]
 
 
 def _latency_row(step: Step) -> Row:
-    cells = [cell for _, spread in _TIMES for cell in _percentiles(spread(step))]
-    return Row([_name(step), *cells], _passed(step))
+    return Row([str(step.sessions), *(_percentiles(spread(step)) for _, spread in _TIMES)], _passed(step))
 
 
 def _load_head() -> list[str]:
@@ -109,9 +109,7 @@ def _load_head() -> list[str]:
         "errors",
         "refused",
         "lost",
-        "RTFx p50",
-        "RTFx p95",
-        "RTFx p99",
+        "RTFx",
         "gateway CPU",
         "ms/stream-s",
         "gateway MiB",
@@ -130,7 +128,7 @@ def _load_row(step: Step) -> Row:
         f"{step.error_rate:.2%}",
         f"{step.refusal_rate:.2%}",
         str(step.disconnected),
-        *(_number(value, 3) for value in (step.rtfx.p50, step.rtfx.p95, step.rtfx.p99)),
+        " / ".join(_number(value, 2) for value in (step.rtfx.p50, step.rtfx.p95, step.rtfx.p99)),
         NOTHING if server is None else f"{server.cpu_share:.0%}",
         NOTHING if server is None else _number(server.cpu_ms_per_stream_s, 2),
         NOTHING if server is None else _number(server.resident_mib, 0),
@@ -139,13 +137,14 @@ def _load_row(step: Step) -> Row:
         f"{step.generator_cpu:.0%}",
         _number(step.late.p99, 1),
     ]
-    return Row([_name(step), *cells], _passed(step))
+    return Row([str(step.sessions), *cells], _passed(step))
 
 
 def _codes(steps: Sequence[Step]) -> str:
     lines = [
         f"{step.sessions} sessions: {', '.join(f'{count} {code}' for code, count in step.outcomes.items())}"
         + _hint(step)
+        + "".join(f"; {doubt}" for doubt in step.doubts)
         for step in steps
     ]
     return items(lines)
@@ -153,6 +152,19 @@ def _codes(steps: Sequence[Step]) -> str:
 
 def _hint(step: Step) -> str:
     return f"; told to try again after {step.retry_after_s[0]:g} s" if step.retry_after_s else ""
+
+
+def _best(steps: Sequence[Step]) -> list[Step]:
+    """One step for each concurrency: what was tried twice did not hold at first."""
+    best: dict[int, Step] = {}
+    for step in steps:
+        if (other := best.get(step.sessions)) is None or _worst(step) < _worst(other):
+            best[step.sessions] = step
+    return list(best.values())
+
+
+def _worst(step: Step) -> tuple[bool, float]:
+    return not step.held, step.partial.p95 or 0.0
 
 
 def _plots(steps: Sequence[Step], slo: Slo) -> list[str]:
@@ -165,10 +177,10 @@ def _plots(steps: Sequence[Step], slo: Slo) -> list[str]:
     def drawn(title: str, unit: str, lines: Sequence[Line], mark: float = 0.0) -> str:
         highest = max((y for each in lines for _, y in each.points), default=0.0)
         # Far beyond what is allowed the shape tells nothing, and would flatten what does.
-        top = 1.1 * (min(highest, 4 * mark) if mark else highest) or 1.0
+        top = 1.25 * (min(highest, 4 * mark) if mark else highest) or 1.0
         if mark:
             lines = [*lines, Line(f"SLO {mark:g}", [(0.0, mark), (x.high, mark)])]
-            top = max(top, 1.2 * mark)
+            top = max(top, 1.5 * mark)
         return section(title, plot(title, x, Axis(unit, 0, top), lines))
 
     return [
@@ -210,16 +222,13 @@ def _plots(steps: Sequence[Step], slo: Slo) -> list[str]:
     ]
 
 
-def _name(step: Step) -> str:
-    return str(step.sessions)
-
-
 def _passed(step: Step) -> bool | None:
     return None if step.cut or step.held else False
 
 
-def _percentiles(spread: Spread) -> list[str]:
-    return [_number(value, 1 if (value or 0) < 10 else 0) for value in (spread.p50, spread.p95, spread.p99)]
+def _percentiles(spread: Spread) -> str:
+    values = (spread.p50, spread.p95, spread.p99)
+    return " / ".join(_number(value, 1 if (value or 0) < 10 else 0) for value in values)
 
 
 def _number(value: float | None, digits: int) -> str:
