@@ -305,7 +305,7 @@ def _recognised(one: Figures) -> Row:
         (
             one.name,
             one.clip.category,
-            f"{one.encoding}, {one.sample_rate / 1000:g} kHz",
+            f"{one.sample_rate / 1000:g}\u00a0kHz\u00a0{one.encoding}",
             percent(errors.rate),
             f"{errors.substitutions} / {errors.deletions} / {errors.insertions}",
             percent(one.rewrites.share),
@@ -373,13 +373,19 @@ def _latency_plots(figures: Sequence[Figures]) -> list[str]:
     ]
     parts = [
         section(
-            "How late the words are", plot("latency", Axis("ms", 0, latest), Axis("% of them", 0, 100 + _LEGEND), lines)
+            "How late the words are",
+            plot("latency", Axis("ms", 0, latest), Axis("% of them", 0, 100 + _LEGEND), lines),
         )
     ]
     if courses:
         end = max(at for line in courses for at, _ in line.points)
         high = max(late for line in courses for _, late in line.points)
-        course = plot("latency of partials", Axis("seconds of audio", 0, end), Axis("ms", 0, high * (1 + _LEGEND / 100)), courses)
+        course = plot(
+            "latency of partials",
+            Axis("seconds of audio", 0, end),
+            Axis("ms", 0, high * (1 + _LEGEND / 100)),
+            courses,
+        )
         parts.append(section("Partials over time, of the clips with the most", course))
     return parts
 
