@@ -15,11 +15,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from perch import errors
 from perch.cli.main import VERBS
+from perch.observability.metrics import EndpointSample, Metrics, Snapshot
 from perch.protocols.base import CLOSE_CODES, CLOSE_INTERNAL
 from perch.server.replies import STATUS
 from perch.settings import _SECRETS, Settings
@@ -328,11 +331,42 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
+# --- metrics -----------------------------------------------------------------------------------------
+
+
+def metrics_table() -> str:
+    sample = Snapshot(endpoints=(EndpointSample("", 0, "closed"),))
+    families = text_string_to_metric_families(Metrics().render(sample)[0].decode())
+    rows = [_metric(family) for family in families if family.name.startswith("perch_")]
+    return _table(("Metric", "Kind", "Labels", "Meaning"), sorted(rows))
+
+
+def _metric(family: Metric) -> tuple[str, ...]:
+    labels: dict[str, list[str]] = {}
+    for sample in family.samples:
+        for label, value in sample.labels.items():
+            if value not in labels.setdefault(label, []):
+                labels[label].append(value)
+    labels.pop("le", None)
+    known = [f"`{label}`{_values(values)}" for label, values in labels.items()]
+    name = f"{family.name}_total" if family.type == "counter" else family.name
+    name = f"{name}_info" if family.type == "info" else name
+    return f"`{name}`", family.type, ", ".join(known) or _NONE, family.documentation
+
+
+def _values(values: list[str]) -> str:
+    """The values a label has, where they are few enough to read."""
+    return f" ({', '.join(sorted(values))})" if 1 < len(values) <= _FEW else ""
+
+
+_FEW = 6
+
 PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "settings.md": ("settings", settings_tables),
     "errors.md": ("errors", errors_tables),
     "protocol.md": ("events", events_table),
     "cli.md": ("verbs", cli_sections),
+    "metrics.md": ("metrics", metrics_table),
 }
 """Page → the name of its generated part, and what makes it."""
 
