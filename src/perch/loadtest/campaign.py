@@ -102,7 +102,9 @@ def verdict(campaign: Campaign) -> list[str]:
         found.append(_LIMITS[campaign.limit])
     if campaign.knee:
         found.append(_recommendation(campaign))
-    doubted = [step for step in campaign.judged if step.doubts]
+    doubted = [
+        step for step in campaign.judged if step.doubts and (step.held or step.sessions > campaign.knee)
+    ]
     if doubted:
         numbers = ", ".join(map(str, sorted({step.sessions for step in doubted})))
         reasons = "; ".join(doubted[-1].doubts)
