@@ -139,7 +139,7 @@ def _started(
     """``command`` until the stack is left, in a directory of its own, so that no ``.env`` is read."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PERCH_", "RIVA_", "ASR_"))}
     directory = stack.enter_context(tempfile.TemporaryDirectory())
-    log = stack.enter_context(tempfile.TemporaryFile())
+    log = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 # the stack closes it
     process = stack.enter_context(
         subprocess.Popen(
             command,
