@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ _HEAD = (
     "p95 / Node's",
     "p95 / Go's",
 )
+_SIZES_REMARK = "Of a session: resident memory gained from no stream to the most streams above, per stream."
 _SIZES_HEAD = ("gateway", "KiB per session", "streams before added p95 > 50 ms", "CPU µs per frame there")
 
 
@@ -72,23 +74,35 @@ def _knee(comparison: Comparison, peer: str) -> tuple[str, str]:
     return ("≥ " if comparison.knee_is_open(peer) else "") + str(knee), f"{there.us_per_frame:.0f}"
 
 
-def _tables(comparison: Comparison, titles: Titles) -> list[tuple[str, tuple[str, ...], Lines]]:
-    found: list[tuple[str, tuple[str, ...], Lines]] = []
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One table of the report."""
+
+    title: str
+    remark: str
+    head: tuple[str, ...]
+    lines: Lines
+
+
+def _parts(comparison: Comparison, titles: Titles) -> list[_Part]:
+    found = []
     for streams in comparison.streams:
         direct = " / ".join(f"{value:.2f}" for value in comparison.direct_ms(streams))
-        title = f"{streams} stream{'s' if streams > 1 else ''}; direct gRPC p50 / p95 / p99: {direct} ms"
-        found.append((title, _HEAD, rows(comparison, titles, streams)))
-    found.append(("Memory and the knee", _SIZES_HEAD, sizes(comparison, titles)))
+        remark = f"Direct gRPC p50 / p95 / p99: {direct} ms."
+        title = f"{streams} stream{'s' if streams > 1 else ''}"
+        found.append(_Part(title, remark, _HEAD, rows(comparison, titles, streams)))
+    found.append(_Part("Memory and the knee", _SIZES_REMARK, _SIZES_HEAD, sizes(comparison, titles)))
     return found
 
 
 def show(comparison: Comparison, titles: Titles, console: Console) -> None:
     """The tables, and what casts doubt on them."""
-    for title, head, lines in _tables(comparison, titles):
-        shown = Table(*head, title=title, title_justify="left", box=None, pad_edge=False)
+    for part in _parts(comparison, titles):
+        console.print(f"[bold]{part.title}[/]  [dim]{part.remark}[/]")
+        shown = Table(*part.head, box=None, pad_edge=False)
         for column in shown.columns[1:]:
             column.justify = "right"
-        for line in lines:
+        for line in part.lines:
             shown.add_row(*line)
         console.print(shown, "")
     console.print(_context())
@@ -154,8 +168,8 @@ def write(comparison: Comparison, titles: Titles, directory: Path) -> tuple[Path
 def _html(comparison: Comparison, titles: Titles) -> str:
     sections = [note(_context())]
     sections += [
-        section(title, table(head, [Row(line) for line in lines]))
-        for title, head, lines in _tables(comparison, titles)
+        section(part.title, note(part.remark), table(part.head, [Row(line) for line in part.lines]))
+        for part in _parts(comparison, titles)
     ]
     sections += _plots(comparison, titles)
     skipped = [f"{titles[peer]} was left out: {reason}" for peer, reason in comparison.skipped.items()]
@@ -206,9 +220,9 @@ def markdown(comparison: Comparison, titles: Titles, command: str) -> str:
         "",
         _EXPLAINED,
     ]
-    for title, head, lines in _tables(comparison, titles):
-        parts += ["", f"## {title[0].upper()}{title[1:]}", "", _pipes(head), _rule(len(head))]
-        parts += map(_pipes, lines)
+    for part in _parts(comparison, titles):
+        parts += ["", f"## {part.title}", "", part.remark, "", _pipes(part.head), _rule(len(part.head))]
+        parts += map(_pipes, part.lines)
     if remarks := [*comparison.failures(), *comparison.doubts()]:
         parts += ["", "## Doubts", "", *(f"- {remark}" for remark in remarks)]
     for peer, reason in comparison.skipped.items():
