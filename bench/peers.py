@@ -2,6 +2,7 @@
 
 import argparse
 import resource
+import shlex
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from bench import peers_build as build
 from bench import peers_report as report
 
 DOCS = ROOT / "docs" / "reference" / "performance-peers.md"
-COMMAND = "python -m bench.peers --ramp --write-docs"
+COMMAND = ("python", "-m", "bench.peers")
 TITLES = {peer.name: peer.title for peer in PEERS}
 
 _RAMP = (400, 700, 1000, 1400, 2000, 2800)
@@ -161,7 +162,9 @@ def main() -> int:
     data, page = report.write(run.comparison, TITLES, arguments.output)
     console.print(f"[dim]{data}\n{page}[/]")
     if arguments.write_docs:
-        DOCS.write_text(report.markdown(run.comparison, TITLES, COMMAND), encoding="utf-8")
+        DOCS.write_text(
+            report.markdown(run.comparison, TITLES, shlex.join((*COMMAND, *sys.argv[1:]))), encoding="utf-8"
+        )
     return 1 if run.comparison.failures() else 0
 
 

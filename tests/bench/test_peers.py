@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.peers import COMMAND, TITLES, parse, plan_of
+from bench.peers import TITLES, parse, plan_of
 from bench.peers_figures import DIRECT, Comparison, Window, holds, ratio, window_of
 
 from bench import peers_build as build
@@ -147,7 +147,7 @@ def test_rows_say_how_many_times_the_others_figures_a_gateways_are() -> None:
 def test_the_page_for_the_docs_says_what_the_others_lack_and_who_was_left_out() -> None:
     made = comparison()
     made.skipped["go"] = "there is no go here"
-    page = report.markdown(made, TITLES, COMMAND)
+    page = report.markdown(made, TITLES, "python -m bench.peers")
     assert "| Perch | 50 | 100 |" in page
     assert "**lack**" in page
     assert "Go: gorilla, grpc-go was left out: there is no go here" in page
