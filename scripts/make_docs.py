@@ -299,9 +299,21 @@ def cli_sections() -> str:
 
 
 def _verb(verb: str, summary: str) -> str:
-    rows = [_argument(action) for action in parser_of(verb)._actions if action.dest != "help"]  # noqa: SLF001
-    table = _table(("Argument", "Meaning"), rows)
-    return f"## `./run {verb}`\n\n{summary[0].upper()}{summary[1:]}.\n\n{table}"
+    return _described(f"./run {verb}", summary, parser_of(verb))
+
+
+def _described(command: str, summary: str, parser: argparse.ArgumentParser) -> str:
+    """The options of one command, then those of the commands under it."""
+    actions = [action for action in parser._actions if action.dest != "help"]  # noqa: SLF001
+    under = [action for action in actions if isinstance(action, argparse._SubParsersAction)]  # noqa: SLF001
+    rows = [_argument(action) for action in actions if action not in under]
+    table = f"\n{_table(('Argument', 'Meaning'), rows)}" if rows else ""
+    text = f"## `{command}`\n\n{summary[0].upper()}{summary[1:]}.\n{table}"
+    for action in under:
+        helps = {choice.dest: choice.help or "" for choice in action._choices_actions}  # noqa: SLF001
+        for name, below in action.choices.items():
+            text += "\n" + _described(f"{command} {name}", helps[name], below)
+    return text
 
 
 def parser_of(verb: str) -> argparse.ArgumentParser:
