@@ -88,6 +88,16 @@ class Attempt:
             raise self._reason(error) from error.__cause__
         finally:
             self._writing_since = None
+        self._written()
+
+    def write_now(self, request: bytes) -> bool:
+        """Send one serialised request if that needs no waiting; False, with nothing sent, if it does."""
+        if self._writing_since is not None or not self._call.write_now(request):
+            return False
+        self._written()
+        return True
+
+    def _written(self) -> None:
         self._written_at = time.monotonic()
         if self._waiting_since is None:
             self._waiting_since = self._written_at

@@ -32,6 +32,10 @@ class Call(Protocol):
         """
         ...
 
+    def write_now(self, request: bytes) -> bool:
+        """Send one message if that needs no waiting; False, with nothing sent, if it does or cannot be known."""
+        ...
+
     async def half_close(self) -> None:
         """Say that no message will follow."""
         ...
@@ -70,6 +74,9 @@ class GrpcAioCall:
             await self._send(request)
         except (cygrpc.InternalError, cygrpc.UsageError, asyncio.InvalidStateError) as error:
             raise errors.EngineUnavailable("The speech engine ended the stream.") from error
+
+    def write_now(self, request: bytes) -> bool:  # noqa: ARG002 - grpcio tells only who waits
+        return False
 
     async def half_close(self) -> None:
         with _statuses():

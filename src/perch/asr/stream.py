@@ -114,6 +114,8 @@ class ResumableStream:
         self._ended = False
         self._idle = False
         self._more = asyncio.Event()
+        self._direct: Attempt | None = None
+        """The attempt whose writer waits with everything sent: more audio may be written past it."""
         self._taken = asyncio.Event()
         self._partial: Hypothesis | None = None
         self._partial_since = 0.0
@@ -140,15 +142,16 @@ class ResumableStream:
                 f"Recognition is {waiting:.0f} s behind and the spool is full; send audio at real-time pace.",
                 retry_after=5.0,
             ) from full
-        self._more.set()
+        if self._direct is None or not self._write_now(self._direct, pcm):
+            self._wake_writer()
 
     def finalize(self) -> None:
         self._finalize_at.append(self._window.end)
-        self._more.set()
+        self._wake_writer()
 
     def end(self) -> None:
         self._ended = True
-        self._more.set()
+        self._wake_writer()
 
     def state(self) -> StreamState:
         start = self._window.rewind()
@@ -304,7 +307,30 @@ class ResumableStream:
                 await attempt.write(_SILENCE)
             else:
                 self._more.clear()
-                await self._more.wait()
+                self._direct = attempt
+                try:
+                    await self._more.wait()
+                finally:
+                    self._direct = None
+
+    def _write_now(self, attempt: Attempt, pcm: bytes) -> bool:
+        """Write ``pcm``, the only audio not sent, without waking the task that writes: half of a frame's cost.
+
+        Once a second of audio it is left to that task, which takes the time.
+        """
+        window = self._window
+        if len(pcm) > _MAX_REQUEST or window.sent >= self._sample_at:
+            return False
+        if not attempt.write_now(wire.audio_request(pcm)):
+            return False
+        window.take(len(pcm))
+        self._taken.set()
+        return True
+
+    def _wake_writer(self) -> None:
+        """What comes after this is written by the task, in its order."""
+        self._direct = None
+        self._more.set()
 
     async def _write_timed(self, attempt: Attempt, request: bytes) -> None:
         """One message a second of audio is timed."""
@@ -322,7 +348,7 @@ class ResumableStream:
     def _wake(self) -> None:
         """The engine has been given nothing for so long that it may forget the stream."""
         self._idle = True
-        self._more.set()
+        self._wake_writer()
 
     async def _pace(self, began: float, samples: int) -> None:
         """A replay may not outrun what an engine is built for."""

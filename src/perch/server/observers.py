@@ -42,7 +42,7 @@ class Audience:
         self._is_observed = is_observed
         self._details = details
         self._codec = NativeProtocol(stream_id)
-        self._finals: deque[str] = deque(maxlen=_FINALS_KEPT)
+        self._finals: deque[tuple[int, Final]] = deque(maxlen=_FINALS_KEPT)
         self._watchers: set[Watcher] = set()
 
     def renamed(self, stream_id: str) -> "Audience":
@@ -66,12 +66,12 @@ class Audience:
             return
         if isinstance(event, Ready):
             self._codec.resumed(self._stream_id, event.config)
+        if isinstance(event, Final):
+            self._finals.append((seq, event))
         posted = self._is_observed and self._observers.webhooks.wants(event)
-        if not self._watchers and not posted and not isinstance(event, Final):
+        if not self._watchers and not posted:
             return
         [frame] = self._codec.encode(seq, event)
-        if isinstance(event, Final):
-            self._finals.append(frame)
         for watcher in tuple(self._watchers):
             self._offer(watcher, event, frame)
         if posted:
@@ -97,7 +97,7 @@ class Audience:
             raise errors.AtCapacity(f"The stream already has {_MOST_WATCHERS} observers.", retry_after=5.0)
         watcher: Watcher = asyncio.Queue(_QUEUE)
         self._watchers.add(watcher)
-        return watcher, tuple(self._finals)
+        return watcher, [frame for seq, final in self._finals for frame in self._codec.encode(seq, final)]
 
     def unwatch(self, watcher: Watcher) -> None:
         self._watchers.discard(watcher)

@@ -96,17 +96,26 @@ class Http2Call:
             raise _error(self._status or _CANCELLED)
 
     async def write(self, request: bytes) -> None:
-        carrier = self._writable()
+        if not self.write_now(request):
+            self._writable()
+            await self._write_in_pieces(PREFIX.pack(0, len(request)) + request)
+
+    def write_now(self, request: bytes) -> bool:
+        carrier = self._carrier
         length = len(request) + PREFIX.size
         if (
-            length <= self.window
-            and length <= carrier.window
-            and length <= carrier.max_frame
-            and not carrier.paused
+            carrier is None
+            or self._status is not None
+            or self._half_closed
+            or self._writer is not None
+            or carrier.paused
+            or length > self.window
+            or length > carrier.window
+            or length > carrier.max_frame
         ):
-            self._send(carrier, PREFIX.pack(0, len(request)) + request)
-        else:
-            await self._write_in_pieces(PREFIX.pack(0, len(request)) + request)
+            return False
+        self._send(carrier, PREFIX.pack(0, len(request)) + request)
+        return True
 
     async def half_close(self) -> None:
         carrier = self._writable()
