@@ -7,10 +7,9 @@ the connection from outside (idle time, drain, the same client on a newer socket
 
 import asyncio
 import time
-from collections.abc import Callable
 
 import structlog
-from aiohttp import WSMsgType, web
+from aiohttp import WSMsgType
 
 from perch import errors
 from perch.core.messages import Audio, Command, Finalize, Resume, Stop
@@ -19,6 +18,7 @@ from perch.protocols.base import WireProtocol
 from perch.server.live import BROKEN, LiveSession
 from perch.server.outgoing import ClientWriter
 from perch.server.resume import Resumption
+from perch.server.socket import Socket
 
 log = structlog.get_logger(__name__)
 
@@ -39,18 +39,6 @@ class _ClientGone(Exception):
 
 class _TakenOver(Exception):
     """The client has come back on another socket."""
-
-
-class Socket(web.WebSocketResponse):
-    """aiohttp's WebSocket, with a word to the client before it closes over a frame that is too big."""
-
-    before_close: Callable[[int], None] | None = None
-
-    async def close(self, *, code: int = _CLOSE_NORMAL, message: bytes = b"", drain: bool = True) -> bool:
-        if self.before_close is not None:
-            tell, self.before_close = self.before_close, None
-            tell(code)
-        return await super().close(code=code, message=message, drain=drain)
 
 
 class Connection:
@@ -144,8 +132,9 @@ class Connection:
     async def _from_client(self) -> None:
         for command in self._protocol.opening():
             self._receive(command)
+        self._socket.hand_over(self._take)
         while True:
-            message = await self._socket.receive()
+            message = await self._socket.next_message()
             if self._taken:
                 raise _TakenOver
             self._live.last_heard = time.monotonic()
@@ -158,6 +147,24 @@ class Connection:
                 raise _ClientGone(
                     deliberately=message.type is WSMsgType.CLOSE and message.data in _DELIBERATE
                 )
+
+    def _take(self, frame: bytes) -> bool:
+        """Audio of a session that is going on, in the call that received it; anything else waits its turn."""
+        live = self._live
+        if live.session.state is not State.STREAMING or self._taken:
+            return False
+        if self._aborted.done():
+            return True  # it has failed, or goes elsewhere: what was not accepted is sent again
+        live.last_heard = time.monotonic()
+        try:
+            for command in self._protocol.decode_binary(frame):
+                live.receive(command)
+        except errors.PerchError as error:
+            self.abort(error)
+        except Exception:
+            log.exception("session_broke", stream_id=live.stream_id)
+            self.abort(errors.InternalError(BROKEN))
+        return True
 
     async def _until_over(self) -> None:
         """Until the session is; it may not be the one the connection began with."""

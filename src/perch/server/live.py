@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 
@@ -85,6 +86,7 @@ class LiveSession:
         self._log = log.bind(stream_id=stream_id, backend=engine.client.backend.kind)
         self._confirmations = Confirmations(self._confirm) if confirms_finalize else None
         self._span = span
+        self._context = copy_context()
         self._log_transcripts = log_transcripts
         self._came_from = "here"
         self._partial_sent = False
@@ -239,7 +241,10 @@ class LiveSession:
     # --- engine → client -----------------------------------------------------------------------------
 
     def _recognise(self, channel: int) -> None:
-        task = asyncio.create_task(self._until_said(channel), name=f"session {self.stream_id}")
+        # Audio may come in the transport's context: the log's and the trace's names are those of the session.
+        task = asyncio.create_task(
+            self._until_said(channel), name=f"session {self.stream_id}", context=self._context.copy()
+        )
         self._recognitions[channel] = task
 
     async def _until_said(self, channel: int) -> None:

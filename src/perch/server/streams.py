@@ -15,11 +15,12 @@ from perch.observability.tracing import StreamSpan
 from perch.protocols.base import Dialect, Request, WireProtocol
 from perch.server.admission import Lease
 from perch.server.auth import Credentials, Principal, check_origin, strip_credentials
-from perch.server.connection import Connection, Socket
+from perch.server.connection import Connection
 from perch.server.live import LiveSession
 from perch.server.observers import Audience
 from perch.server.parts import CONFIG, PARTS
 from perch.server.replies import error_response
+from perch.server.socket import Socket
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SCOPE = "transcribe"
