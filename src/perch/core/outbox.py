@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 from perch.core.messages import Ack, Event, Failed, Final, Finalized, Partial, Pong, Ready, Reply
 
-_OF_ONE_SOCKET = Ready | Pong | Failed | Reply | Finalized
+# Tuples, not unions: one is made anew wherever it is written, and this is asked for every event.
+_SPOKEN = (Partial, Final)
+_OF_ONE_SOCKET = (Ready, Pong, Failed, Reply, Finalized)
 _EVENT_BYTES = 200
 _WORD_BYTES = 120
 
@@ -80,7 +82,7 @@ class Outbox:
                 can still be said.
         """
         if self._events:
-            if isinstance(event, Partial | Final):
+            if isinstance(event, _SPOKEN):
                 self._withdraw_partial(event.segment)
             elif isinstance(event, Ack):
                 self._withdraw_ack()
@@ -123,7 +125,7 @@ class Outbox:
     def _remember(self, seq: int, event: Event) -> None:
         if isinstance(event, _OF_ONE_SOCKET):
             return
-        if isinstance(event, Partial | Final):
+        if isinstance(event, _SPOKEN):
             self._let_go(self._newest_partial.pop(event.channel, 0))
             if isinstance(event, Partial):
                 self._newest_partial[event.channel] = seq

@@ -110,7 +110,7 @@ class NativeProtocol:
             body["channel"] = event.channel
         if not self._words and "words" in body:
             body["words"] = []
-        if isinstance(event, Ready | Failed):
+        if isinstance(event, _TRACED):
             body.update(self._trace)
         body.update(self._common)
         body["seq"] = seq
@@ -181,6 +181,8 @@ def _resume(message: Mapping[str, Any]) -> Command:
         raise BadMessage('resume needs "token" (text) and "last_seq" (a whole number).')
     return Resume(token, last_seq)
 
+
+_TRACED = (Ready, Failed)
 
 _COMMANDS: dict[str, Callable[[Mapping[str, Any]], Command]] = {
     "finalize": _bare(Finalize()),

@@ -161,6 +161,14 @@ def _final(alternative: Any, end: int | None, *, diarized: bool) -> Hypothesis:
 
 
 def _joined_partial(results: Sequence[Any]) -> Hypothesis:
+    if len(results) == 1 and not results[0].alternatives[0].words:
+        result = results[0]  # most are: nothing to join
+        return Hypothesis(
+            text=result.alternatives[0].transcript.strip(),
+            is_final=False,
+            stability=result.stability,
+            end=_seconds(result.audio_processed),
+        )
     best = [result.alternatives[0] for result in results]
     return Hypothesis(
         text=" ".join(text for alternative in best if (text := alternative.transcript.strip())),

@@ -15,6 +15,7 @@ from perch.core.messages import Event, Final, Finalized, Partial, Ready, Reply
 from perch.protocols.native import NativeProtocol
 from perch.server.webhooks import Webhooks
 
+_UNSEEN = (Reply, Finalized)
 _FINALS_KEPT = 1000
 _QUEUE = 256
 _MOST_WATCHERS = 16
@@ -62,7 +63,7 @@ class Audience:
 
     def publish(self, seq: int, event: Event) -> None:
         """``event`` has left for the client."""
-        if isinstance(event, Reply | Finalized):
+        if isinstance(event, _UNSEEN):
             return
         if isinstance(event, Ready):
             self._codec.resumed(self._stream_id, event.config)
