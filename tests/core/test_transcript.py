@@ -20,7 +20,7 @@ def test_a_segment_begins_with_speech_and_ends_with_its_utterance() -> None:
     assert transcript.receive(partial("hello", 2000)) == [Partial(0, "hello", 0, 2000)]
     words = (Word("hello", 300, 1800),)
     assert transcript.receive(final("hello", ("hello", 300, 1800), end=2500)) == [
-        Final(0, "hello", 300, 1800, words),
+        Final(0, "hello", 300, 1800, words, heard=2500),
         UtteranceEnd(0, 1800),
     ]
     assert transcript.receive(partial("world", 4000))[1] == Partial(1, "world", 1800, 4000)
