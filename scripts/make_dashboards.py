@@ -439,7 +439,8 @@ _BURNS = [("1h", "5m", 14.4, "page"), ("6h", "30m", 6.0, "page"), ("3d", "6h", 1
 """Long window, short window, times the budget's even pace, severity: the multi-window, multi-burn-rate alerts of
 Google's SRE workbook, chapter 5. The short window ends the alert soon after the trouble does."""
 _WINDOWS = sorted(
-    {window for long, short, _, _ in _BURNS for window in (long, short)}, key=["5m", "30m", "1h", "6h", "3d"].index
+    {window for long, short, _, _ in _BURNS for window in (long, short)},
+    key=["5m", "30m", "1h", "6h", "3d"].index,
 )
 
 

@@ -69,7 +69,7 @@ async def scraping(target: str, rules: str, folder: Path) -> AsyncIterator[Prome
             await _until_ready(f"http://127.0.0.1:{port}/-/ready", http)
             prometheus = Prometheus(f"http://127.0.0.1:{port}", http)
             async with asyncio.timeout(_READY_S):
-                while not await prometheus.query("up == 1"):  # it looks for targets some seconds later
+                while not await prometheus.query("up == 1"):  # noqa: ASYNC110 - it looks for targets later
                     await asyncio.sleep(0.05)
             yield prometheus
     finally:
