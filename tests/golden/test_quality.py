@@ -17,7 +17,7 @@ async def test_the_embedded_recogniser_keeps_its_limits(tmp_path: Path) -> None:
     async with running(*perch("demo", "--port", "0")) as gateway:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "perch", "quality", "--server", gateway.url, "-o", str(tmp_path)),
-            *("--skip", "long", "--pace", "3", "--jobs", "2", "--pid", str(gateway.process.pid)),
+            *("--skip", "long", "--pace", "6", "--jobs", "3", "--pid", str(gateway.process.pid)),
             cwd=ROOT,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

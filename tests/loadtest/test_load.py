@@ -24,12 +24,12 @@ from perch.server.dialects import STREAM_PATH
 from processes import perch
 
 WIDE = Slo(partial_p95_ms=20_000, final_p95_ms=20_000, error_rate=0.0)
-OPTIONS = ("--seconds", "2", "--warm-up", "0.2", "--slo-partial-ms", "20000", "--slo-final-ms", "20000")
+OPTIONS = ("--seconds", "1", "--warm-up", "0.2", "--slo-partial-ms", "20000", "--slo-final-ms", "20000")
 
 
 def plan(http: str, **changes: Any) -> Plan:
     target = Target(http.replace("http", "ws", 1) + STREAM_PATH, timeout_s=10.0)
-    options = {"seconds": 3.0, "warm_up_s": 0.2, "session_s": 3.0, "slo": WIDE, **changes}
+    options = {"seconds": 1.5, "warm_up_s": 0.2, "session_s": 1.5, "slo": WIDE, **changes}
     return Plan(target, f"{http}/metrics", **options)
 
 
