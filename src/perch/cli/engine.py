@@ -14,6 +14,7 @@ from perch.errors import BadConfig, PerchError
 if TYPE_CHECKING:
     from perch.engine.config import ServerTls
     from perch.engine.server import EngineServer
+    from perch.inference.recogniser import Recogniser
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="embedded",
         help="embedded, or scripted for tone words in tests (default: %(default)s)",
     )
+    _add_model_arguments(parser)
     parser.add_argument(
-        "--slots", type=_positive, help="streams at the same time (default: the recogniser's own)"
+        "--slots",
+        type=_positive,
+        help="streams at the same time (default: the recogniser's own; for a model, measured at start)",
     )
     parser.add_argument("--tls-cert", type=Path, help="PEM certificate chain; serves TLS with --tls-key")
     parser.add_argument("--tls-key", type=Path, help="PEM private key of --tls-cert")
@@ -61,6 +65,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    model = parser.add_argument_group("a model of your own, instead of --recogniser")
+    model.add_argument(
+        "--model",
+        metavar="PATH",
+        type=Path,
+        help="its weights: a folder (transformers, ONNX) or a .nemo file",
+    )
+    model.add_argument("--name", help="what clients call it (default: the folder's name)")
+    model.add_argument(
+        "--languages", default="en-US", help="language tags, with commas between (default: %(default)s)"
+    )
+    model.add_argument("--backend", help="the library that runs it (default: told by its files)")
+    model.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: CUDA where there is one"
+    )
+    model.add_argument(
+        "--allow-cpu", action="store_true", help="run on the CPU even if it is too slow for production"
+    )
+    model.add_argument(
+        "--mode",
+        choices=("auto", "cache-aware", "buffered", "vad-segmented"),
+        default="auto",
+        help="how streams are recognised (default: the best that the model can do)",
+    )
+    model.add_argument(
+        "--chunk-ms",
+        type=_positive,
+        help="audio of one step of streaming, 80 to 1120 ms (default: the model's)",
+    )
+    model.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16", "int8"),
+        default="auto",
+        help="number format of the weights (default: %(default)s)",
+    )
+    model.add_argument("--threads", type=_positive, help="CPU threads of one step (default: all cores)")
+
+
 async def run(args: argparse.Namespace) -> int:
     """Serve until a signal or the parent's end; a second signal does not wait for open streams."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -74,7 +117,6 @@ async def run(args: argparse.Namespace) -> int:
 async def _serve(args: argparse.Namespace, ending: "_Ending") -> int:
     from perch.engine.config import EngineConfig
     from perch.engine.server import EngineServer
-    from perch.inference.loader import load_recogniser
 
     config = EngineConfig(
         host=args.host,
@@ -86,11 +128,11 @@ async def _serve(args: argparse.Namespace, ending: "_Ending") -> int:
         stop_grace_s=args.grace,
         idle_sequence_s=args.idle_sequence,
     )
-    recogniser = await load_recogniser(args.recogniser, slots=args.slots)
+    recogniser = await _load(args)
     try:
         server = EngineServer(recogniser, config)
         await server.start()
-        _announce(server.address, args.recogniser, recogniser.capabilities.notice)
+        _announce(server.address, recogniser)
         _report_ready(args.ready_fd, server.port)
         await ending.asked.wait()
         await _stop(server, ending)
@@ -130,10 +172,34 @@ async def _stop(server: "EngineServer", ending: _Ending) -> None:
     await stopping
 
 
-def _announce(address: str, recogniser: str, notice: str) -> None:
-    print(f"perch engine: listening on {address}, recogniser {recogniser}", flush=True)
-    if notice:
-        print(f"perch engine: {notice}", flush=True)
+async def _load(args: argparse.Namespace) -> "Recogniser":
+    from perch.inference.loader import load_model, load_recogniser
+    from perch.inference.parakeet.model import LoadOptions
+
+    if args.model is None:
+        return await load_recogniser(args.recogniser, slots=args.slots)
+    options = LoadOptions(
+        path=str(args.model),
+        name=args.name or args.model.stem,
+        languages=tuple(tag.strip() for tag in args.languages.split(",")),
+        device=args.device,
+        allow_cpu=args.allow_cpu,
+        mode=args.mode,
+        chunk_ms=args.chunk_ms,
+        dtype=args.dtype,
+        threads=args.threads,
+    )
+    return await load_model(options, backend=args.backend, slots=args.slots)
+
+
+def _announce(address: str, recogniser: "Recogniser") -> None:
+    can = recogniser.capabilities
+    print(
+        f"perch engine: listening on {address}, model {can.model}, {can.streaming_mode}, {can.slots} streams",
+        flush=True,
+    )
+    if can.notice:
+        print(f"perch engine: {can.notice}", flush=True)
 
 
 def _report_ready(ready_fd: int | None, port: int) -> None:

@@ -14,6 +14,7 @@ from perch.core.audio import bytes_to_samples, samples_to_seconds
 from perch.core.speech import RecognitionConfig
 from perch.errors import EngineFailed, EngineFull
 from perch.inference import embedded_wire as wire
+from perch.inference.health import Health
 from perch.inference.recogniser import Capabilities, Recognition
 from perch.inference.vad import SileroDetector, SileroVad
 from perch.inference.worker_pool import Channel, Zygote
@@ -91,7 +92,7 @@ class EmbeddedRecogniser:
         self._zygote = zygote
         self._slots = slots
         self._taken = 0
-        self._health = _Health()
+        self._health = Health()
         self._closed = False
         self._watch = self._watch_over(zygote)
         self._repair = asyncio.create_task(self._keep_in_repair(), name="embedded-repair")
@@ -228,30 +229,6 @@ class EmbeddedRecogniser:
             self._zygote.kill()  # it lives and does nothing: the next try starts another
             raise
         self._zygote.discard(proof)
-
-
-class _Health:
-    """Whether something is wrong, and what; and somebody to wake when that changes for the worse."""
-
-    def __init__(self) -> None:
-        self.problem: str | None = None
-        self.losses = 0
-        """How often health was lost: unchanged means that a repair was not overtaken by a new loss."""
-        self._event = asyncio.Event()
-        self._reason = ""
-
-    def lose(self, reason: str) -> None:
-        self.problem = self._reason = reason
-        self.losses += 1
-        self._event.set()
-
-    def regain(self) -> None:
-        self.problem = None
-        self._event.clear()
-
-    async def lost(self) -> str:
-        await self._event.wait()
-        return self._reason
 
 
 def _deadline(samples: int) -> float:

@@ -3,7 +3,11 @@
 What a recogniser needs is imported only when it is asked for.
 """
 
+from pathlib import Path
+
 from perch.errors import BadConfig
+from perch.inference.parakeet.backends import backend_of
+from perch.inference.parakeet.model import LoadOptions
 from perch.inference.recogniser import Recogniser
 
 RECOGNISERS = ("embedded", "scripted")
@@ -41,3 +45,28 @@ def _scripted(slots: int | None) -> Recogniser:
     from perch.inference.scripted import CAPABILITIES, ScriptedRecogniser  # noqa: PLC0415
 
     return ScriptedRecogniser(CAPABILITIES if slots is None else replace(CAPABILITIES, slots=slots))
+
+
+async def load_model(
+    options: LoadOptions,
+    *,
+    backend: str | None = None,
+    slots: int | None = None,
+    aliases: tuple[str, ...] = (),
+) -> Recogniser:
+    """A running recogniser of a model's weights; the caller closes it.
+
+    Args:
+        options: Which weights, and how they are loaded.
+        backend: The library that runs them; None is told by their files.
+        slots: Streams at the same time; None finds out how many this machine carries.
+        aliases: Other names the model is asked for by.
+
+    Raises:
+        BadConfig: What was asked for cannot be; the message says what to do.
+        EngineFailed: The model or its process could not be started.
+    """
+    from perch.inference.parakeet.recogniser import ModelRecogniser  # noqa: PLC0415
+
+    name = backend or backend_of(Path(options.path))
+    return await ModelRecogniser.start(name, options, slots=slots, aliases=aliases)

@@ -1,0 +1,102 @@
+"""How many streams a loaded model carries on this machine, found by trying.
+
+Real-time factors from elsewhere do not hold for another processor, another precision or a machine that
+does other things too. So the model is timed on noise at growing numbers of streams before it serves.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+
+from perch.core.audio import RATE
+from perch.inference.parakeet.model import Audio, Model, Piece
+
+BUDGET = 0.6
+"""The part of a piece's duration that a step of all streams may take: the rest is for decoding more
+tokens than noise has, for speech detection and for the machine's other work."""
+
+WHOLE = 5 * RATE
+"""Samples of the utterances tried where an utterance is one piece."""
+
+_TIMED_STEPS = 3
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """So many streams stepped together took so many seconds."""
+
+    streams: int
+    seconds: float
+
+
+def calibrate(model: Model, *, most: int, report: Report) -> int:
+    """Streams at the same time, from 1 to ``most``; the model has room for them when this returns."""
+    length = model.facts.chunk or WHOLE
+    limit = BUDGET * length / RATE
+    trials: list[Trial] = []
+    streams = 1
+    while streams <= most:
+        try:
+            trials.append(Trial(streams, _time(model, streams, length)))
+        except MemoryError:
+            break
+        report(
+            f"calibrating: {streams} streams in {trials[-1].seconds * 1000:.0f} ms, limit {limit * 1000:.0f} ms"
+        )
+        if trials[-1].seconds > limit:
+            break
+        streams *= 2
+    slots = min(carried(trials, limit), most)
+    model.reserve(slots)
+    return slots
+
+
+def carried(trials: list[Trial], limit: float) -> int:
+    """The streams that fit into ``limit`` seconds a step, at least one.
+
+    Between the last trial that fits and the first that does not, time is taken to grow evenly.
+    """
+    fits = [trial for trial in trials if trial.seconds <= limit]
+    if not fits:
+        return 1
+    best = fits[-1]
+    over = [trial for trial in trials if trial.streams > best.streams]
+    if not over:
+        return best.streams
+    share = (limit - best.seconds) / (over[0].seconds - best.seconds)
+    return best.streams + int(share * (over[0].streams - best.streams))
+
+
+def _time(model: Model, streams: int, length: int) -> float:
+    """Seconds of a step, the median of some after one that warms up."""
+    noise = np.random.default_rng(0).normal(0.0, 0.02, length).astype(np.float32)
+    model.reserve(streams)
+    if model.facts.chunk == 0:
+        return _median(
+            [_step(model, [model.begin() for _ in range(streams)], noise, last=True) for _ in range(2)]
+        )
+    states = [model.begin() for _ in range(streams)]
+    try:
+        times = [_step(model, states, noise, last=False) for _ in range(1 + _TIMED_STEPS)]
+    finally:
+        for state in states:
+            model.end(state)
+    return _median(times[1:])
+
+
+def _step(model: Model, states: list[object], audio: Audio, *, last: bool) -> float:
+    start = perf_counter()
+    model.step([Piece(state, audio, last) for state in states])
+    took = perf_counter() - start
+    if last:
+        for state in states:
+            model.end(state)
+    return took
+
+
+def _median(times: list[float]) -> float:
+    return sorted(times)[len(times) // 2]

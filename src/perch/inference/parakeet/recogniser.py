@@ -1,0 +1,226 @@
+"""Parakeet and its like as a ``Recogniser``: voices here, the model in a process of its own."""
+
+import asyncio
+import logging
+from dataclasses import replace
+from itertools import chain, repeat
+
+from perch.core.audio import bytes_to_samples, samples_to_ms, samples_to_seconds
+from perch.core.speech import RecognitionConfig
+from perch.errors import EngineFailed, EngineFull, PerchError
+from perch.inference.health import Health
+from perch.inference.parakeet import wire
+from perch.inference.parakeet.model import Facts, LoadOptions
+from perch.inference.parakeet.process import ModelProcess
+from perch.inference.recogniser import Capabilities, Recognition
+from perch.inference.vad import SileroDetector, SileroVad
+
+UNHEALTHY_AT_LEAST = 1.0
+"""Seconds until a lost model is back at the soonest, so that whoever watches health sees it lost."""
+
+BACKOFF = (1.0, 2.0, 5.0, 10.0, 30.0)
+
+ANSWER_DEADLINE = 20.0
+"""Seconds for an answer, and one more for each second of audio it is about."""
+
+log = logging.getLogger(__name__)
+
+
+class ModelVoice:
+    """Implements ``Voice``: an utterance at a time, numbered in the model's process."""
+
+    def __init__(self, recogniser: "ModelRecogniser", process: ModelProcess) -> None:
+        self._recogniser = recogniser
+        self._process = process
+        self._chunk = process.facts.chunk
+        self._key: int | None = None
+        self._samples = 0
+        self._text = ""
+        self._closed = False
+
+    async def feed(self, pcm: bytes) -> str | None:
+        if not pcm:
+            return None
+        if self._key is None:
+            self._key = self._process.utterance()
+        before = self._samples
+        self._samples += bytes_to_samples(len(pcm))
+        if not self._chunk or self._samples // self._chunk == before // self._chunk:
+            self._process.send(self._key, pcm)
+            return None
+        text = (await self._ask(wire.AUDIO, self._key, pcm)).decode()
+        is_new, self._text = text != self._text, text
+        return text if is_new else None
+
+    async def finish(self) -> Recognition:
+        key, self._key = self._key, None
+        if key is None:
+            return Recognition("")
+        body = await self._ask(wire.LAST, key, b"")
+        self._samples, self._text = 0, ""
+        return wire.unpack(body)
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            if self._key is not None:
+                self._process.drop(self._key)
+            self._recogniser.release()
+
+    async def _ask(self, kind: bytes, key: int, pcm: bytes) -> bytes:
+        try:
+            return await self._process.ask(
+                kind, key, pcm, ANSWER_DEADLINE + samples_to_seconds(self._samples)
+            )
+        except BaseException:
+            self._process.drop(key)  # cancelled or failed: its place is free at once
+            raise
+
+
+class ModelRecogniser:
+    """A ``Recogniser``. Make it with ``start``; it repairs itself until ``aclose``."""
+
+    def __init__(
+        self,
+        vad: SileroVad,
+        process: ModelProcess,
+        order: tuple[str, LoadOptions, int | None],
+        aliases: tuple[str, ...],
+    ) -> None:
+        self._vad = vad
+        self._process = process
+        backend, options, slots = order
+        self._order = (backend, options, slots or process.slots)  # measured once, not at every restart
+        self._capabilities = capabilities_of(process.facts, process.slots, aliases)
+        self._health = Health()
+        self._taken = 0
+        self._closed = False
+        self._repair = asyncio.create_task(self._keep_in_repair(), name="model-repair")
+
+    @classmethod
+    async def start(
+        cls, backend: str, options: LoadOptions, *, slots: int | None = None, aliases: tuple[str, ...] = ()
+    ) -> "ModelRecogniser":
+        """Load the model and return once it recognises.
+
+        Args:
+            backend: One of ``backends.BACKENDS``.
+            options: What to load, and how.
+            slots: Streams at the same time; None finds out how many this machine carries.
+            aliases: Other names the model is asked for by.
+
+        Raises:
+            BadConfig: What was asked for cannot be.
+            EngineFailed: The model or its process could not be started.
+        """
+        vad = await asyncio.to_thread(SileroVad.load)
+        try:
+            process = await ModelProcess.start(backend, options, slots)
+        except BaseException:
+            await vad.aclose()
+            raise
+        return cls(vad, process, (backend, options, slots), aliases)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    @property
+    def healthy(self) -> bool:
+        return self._health.problem is None
+
+    @property
+    def pid(self) -> int:
+        """The process id of the model's process."""
+        return self._process.pid
+
+    async def open(self, config: RecognitionConfig) -> ModelVoice:
+        """A voice for one caller; every caller is recognised alike.
+
+        Raises:
+            EngineFull: Every slot is taken.
+            EngineFailed: The recogniser is closed or being restarted.
+        """
+        del config
+        if self._closed:
+            raise EngineFailed("The recogniser is closed.")
+        if self._health.problem is not None:
+            raise EngineFailed("The model is being restarted.", retry_after=UNHEALTHY_AT_LEAST)
+        if self._taken >= self._capabilities.slots:
+            raise EngineFull(
+                f"All {self._capabilities.slots} streams of the model are taken.", retry_after=1.0
+            )
+        self._taken += 1
+        return ModelVoice(self, self._process)
+
+    def release(self) -> None:
+        """A voice is closed."""
+        self._taken -= 1
+
+    def detector(self) -> SileroDetector:
+        """A fresh speech detector for one stream."""
+        return self._vad.detector()
+
+    async def wait_unhealthy(self) -> str:
+        """Return, with the reason, as soon as the recogniser stops being healthy."""
+        return await self._health.lost()
+
+    async def wait_healthy(self) -> None:
+        """Return as soon as the model is there; at once if it is."""
+        await self._health.regained()
+
+    async def aclose(self) -> None:
+        """Stop the process. Open voices fail. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._health.lose("The recogniser is closed.")
+        self._repair.cancel()
+        await asyncio.wait([self._repair])
+        await self._process.aclose()
+        await self._vad.aclose()
+
+    async def _keep_in_repair(self) -> None:
+        while True:
+            reason = await self._process.ended()
+            log.error("recogniser unhealthy: %s", reason)
+            self._health.lose(reason)
+            await self._process.aclose()
+            await asyncio.sleep(UNHEALTHY_AT_LEAST)
+            self._process = await self._revived()
+            self._health.regain()
+            log.info("recogniser healthy again")
+
+    async def _revived(self) -> ModelProcess:
+        for pause in chain(BACKOFF, repeat(BACKOFF[-1])):
+            try:
+                return await ModelProcess.start(*self._order)
+            except PerchError as problem:
+                log.warning("model not restarted, next try in %s s: %s", pause, problem.message)
+                await asyncio.sleep(pause)
+        raise AssertionError("unreachable: the pauses never end")
+
+
+def capabilities_of(facts: Facts, slots: int, aliases: tuple[str, ...] = ()) -> Capabilities:
+    """What the engine publishes of a loaded model."""
+    parameters = {
+        "backend": facts.backend,
+        "device": facts.device,
+        "decoder": facts.decoder,
+        "confidence": "token probability" if facts.confidence else "none",
+        **facts.parameters,
+    }
+    if facts.chunk:
+        parameters["chunk_ms"] = str(samples_to_ms(facts.chunk))
+    if facts.lookahead:
+        parameters["lookahead_ms"] = str(samples_to_ms(facts.lookahead))
+    return replace(
+        Capabilities(model=facts.model, languages=facts.languages),
+        aliases=aliases,
+        streaming_mode=facts.mode,
+        word_times=facts.word_times,
+        punctuation=facts.punctuation,
+        slots=slots,
+        max_utterance=facts.longest,
+        parameters=parameters,
+    )

@@ -1,0 +1,190 @@
+"""The process that holds a model: audio of all streams in, text of each out.
+
+One thread takes what the engine sent, steps whatever is ready in one batch, answers, and begins again. A
+library that ends the process, a driver that hangs or memory that runs out ends this process and not the
+engine, which starts another.
+"""
+
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from perch.core.audio import RATE
+from perch.errors import EngineFailed, PerchError
+from perch.inference.parakeet import wire
+from perch.inference.parakeet.backends import backend
+from perch.inference.parakeet.batcher import Batcher, Due
+from perch.inference.parakeet.calibrate import calibrate
+from perch.inference.parakeet.model import LoadOptions, Model, Piece, Token
+from perch.inference.parakeet.words import recognition, text_of
+
+_PR_SET_PDEATHSIG = 1
+_READ = 1 << 18
+_MOST_SLOTS = {"cpu": 64, "cuda": 1024}
+_MOST_SAMPLES = {"cpu": 120 * RATE, "cuda": 3600 * RATE}
+"""Of one step on whole utterances: attention's memory grows with it."""
+
+
+@dataclass(slots=True)
+class _Utterance:
+    state: Any
+    tokens: list[Token] = field(default_factory=list)
+    samples: int = 0
+
+
+class Worker:
+    """Serves one engine over ``engine`` with ``model`` until the socket closes."""
+
+    def __init__(self, engine: socket.socket, model: Model, slots: int) -> None:
+        facts = model.facts
+        self._engine = engine
+        self._model = model
+        self._facts = facts
+        self._deframer = wire.Deframer()
+        self._utterances: dict[int, _Utterance] = {}
+        self._batcher = Batcher(
+            chunk=facts.chunk, most=slots, most_samples=_MOST_SAMPLES[_kind(facts.device)]
+        )
+
+    def run(self) -> None:
+        while self._receive(block=not self._batcher):
+            if self._batcher:
+                self._step(self._batcher.take())
+
+    def _receive(self, *, block: bool) -> bool:
+        """Take what has come, waiting for it if ``block``; False if the engine has hung up."""
+        while block or _has_come(self._engine):
+            data = self._engine.recv(_READ)
+            if not data:
+                return False
+            for kind, key, body in self._deframer.feed(data):
+                self._take(kind, key, body)
+            block = False
+        return True
+
+    def _take(self, kind: bytes, key: int, body: bytes) -> None:
+        if kind == wire.DROP:
+            self._forget(key)
+            return
+        if key not in self._utterances:
+            try:
+                self._utterances[key] = _Utterance(self._model.begin())
+            except Exception as problem:  # noqa: BLE001 it fails this utterance; the others go on
+                self._fail(key, problem)
+                return
+            self._batcher.begin(key)
+        audio = np.frombuffer(body, dtype="<i2").astype(np.float32) / np.float32(32_768)
+        self._utterances[key].samples += len(audio)
+        self._batcher.add(key, audio, last=kind == wire.LAST)
+
+    def _step(self, dues: Sequence[Due]) -> None:
+        pieces = [Piece(self._utterances[due.key].state, due.audio, due.last) for due in dues]
+        try:
+            added = self._model.step(pieces)
+        except Exception as problem:  # noqa: BLE001 every kind of failure of a library is one of the piece's
+            if len(dues) == 1:
+                self._fail(dues[0].key, problem)
+                return
+            for due in dues:  # nothing was changed: those that can go on do, one at a time
+                self._step([due])
+            return
+        for due, tokens in zip(dues, added, strict=True):
+            self._answer(due, tokens)
+
+    def _answer(self, due: Due, tokens: list[Token]) -> None:
+        utterance = self._utterances[due.key]
+        utterance.tokens += tokens
+        if due.last:
+            final = recognition(utterance.tokens, samples=utterance.samples, times=self._facts.word_times)
+            self._forget(due.key)
+            self._send(wire.FINAL, due.key, wire.pack(final))
+        elif not self._batcher.is_ready(due.key):
+            self._send(wire.TEXT, due.key, text_of(utterance.tokens).encode())
+
+    def _fail(self, key: int, problem: Exception) -> None:
+        traceback.print_exception(problem)
+        self._forget(key)
+        message = (
+            problem.message if isinstance(problem, PerchError) else f"{type(problem).__name__} in the model"
+        )
+        self._send(wire.FAILED, key, message.encode())
+
+    def _forget(self, key: int) -> None:
+        self._batcher.drop(key)
+        utterance = self._utterances.pop(key, None)
+        if utterance is not None:
+            self._model.end(utterance.state)
+
+    def _send(self, kind: bytes, key: int, body: bytes) -> None:
+        self._engine.sendall(wire.message(kind, key, body))
+
+
+def _has_come(engine: socket.socket) -> bool:
+    return bool(select.select([engine], [], [], 0)[0])
+
+
+def _kind(device: str) -> str:
+    return "cuda" if device.startswith("cuda") else "cpu"
+
+
+def _load(engine: socket.socket, name: str, options: LoadOptions, slots: int | None) -> tuple[Model, int]:
+    def report(progress: str) -> None:
+        engine.sendall(wire.message(wire.PROGRESS, body=progress.encode()))
+
+    report(f"loading {options.name} from {options.path} with {name}")
+    model = backend(name)(options)
+    if slots is None:
+        slots = calibrate(model, most=_MOST_SLOTS[_kind(model.facts.device)], report=report)
+    else:
+        model.reserve(slots)
+    return model, slots
+
+
+def _refusal(problem: Exception) -> bytes:
+    if isinstance(problem, PerchError):
+        return json.dumps([problem.code, problem.message]).encode()
+    if isinstance(problem, MemoryError):
+        return json.dumps([EngineFailed.code, "There is not enough memory for the model."]).encode()
+    traceback.print_exception(problem)
+    told = f"The model cannot be loaded: {type(problem).__name__}: {problem}"
+    return json.dumps([EngineFailed.code, told]).encode()
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process when the engine ends, even while it computes."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def main() -> None:
+    """``python -m perch.inference.parakeet.worker FD PARENT JSON``, on an inherited socket."""
+    engine = socket.socket(fileno=int(sys.argv[1]))
+    _die_with(int(sys.argv[2]))
+    order = json.loads(sys.argv[3])
+    options = LoadOptions(**{**order["options"], "languages": tuple(order["options"]["languages"])})
+    with engine:
+        try:
+            model, slots = _load(engine, order["backend"], options, order["slots"])
+        except Exception as problem:  # noqa: BLE001 whatever it is, the engine is told
+            engine.sendall(wire.message(wire.REFUSED, body=_refusal(problem)))
+            return
+        engine.sendall(wire.message(wire.LOADED, body=wire.pack_facts(model.facts, slots)))
+        try:
+            Worker(engine, model, slots).run()
+        except ConnectionError:
+            return  # the engine closed while an answer was on its way
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""A model in its process, as the engine uses it: batches, losses, refusals."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perch.audio.tones import synthesise
+from perch.core.audio import RATE
+from perch.core.speech import RecognitionConfig
+from perch.errors import BadConfig, EngineFailed, EngineFull
+from perch.inference.parakeet.model import LoadOptions
+from perch.inference.parakeet.recogniser import ModelRecogniser
+
+CONFIG = RecognitionConfig()
+WORDS = ["zero one", "two", "three four zero"]
+
+
+def options(**changes: Any) -> LoadOptions:
+    return LoadOptions(**{"path": "nowhere", "name": "tones", "chunk_ms": 320, **changes})
+
+
+@pytest.fixture
+async def recogniser() -> AsyncIterator[ModelRecogniser]:
+    started = await ModelRecogniser.start("tones", options(), slots=3, aliases=("beeps",))
+    yield started
+    await started.aclose()
+
+
+def pcm(text: str) -> bytes:
+    return synthesise([text])
+
+
+async def recognise(recogniser: ModelRecogniser, text: str, cut: int) -> tuple[list[str], str]:
+    """The partials and the final of an utterance fed in pieces of ``cut`` samples."""
+    voice = await recogniser.open(CONFIG)
+    audio = pcm(text)
+    partials = []
+    for start in range(0, len(audio), 2 * cut):
+        told = await voice.feed(audio[start : start + 2 * cut])
+        if told is not None:
+            partials.append(told)
+    final = await voice.finish()
+    await voice.aclose()
+    return partials, final.text
+
+
+async def test_streams_side_by_side_are_recognised_apart(recogniser: ModelRecogniser) -> None:
+    answers = await asyncio.gather(
+        *(recognise(recogniser, text, cut) for text, cut in zip(WORDS, (160, 5120, 7001), strict=True))
+    )
+    assert [final for _, final in answers] == WORDS
+    for partials, final in answers:
+        assert all(final.startswith(partial) for partial in partials)
+        assert partials
+
+
+async def test_words_have_times_and_a_voice_goes_on_after_a_final(recogniser: ModelRecogniser) -> None:
+    voice = await recogniser.open(CONFIG)
+    for text in WORDS:
+        await voice.feed(pcm(text))
+        final = await voice.finish()
+        assert [word.text for word in final.words] == text.split()
+        assert all(0 <= word.start < word.end for word in final.words)
+        assert final.confidence is not None
+        assert final.confidence > 0.9
+    assert (await voice.finish()).text == ""
+    await voice.aclose()
+
+
+async def test_silence_says_nothing(recogniser: ModelRecogniser) -> None:
+    voice = await recogniser.open(CONFIG)
+    assert not await voice.feed(bytes(4 * RATE))
+    assert (await voice.finish()).text == ""
+    await voice.aclose()
+
+
+async def test_slots_are_counted_and_given_back(recogniser: ModelRecogniser) -> None:
+    voices = [await recogniser.open(CONFIG) for _ in range(3)]
+    with pytest.raises(EngineFull):
+        await recogniser.open(CONFIG)
+    await voices[0].feed(pcm("zero"))
+    await voices[0].aclose()
+    await voices[0].aclose()
+    voices[0] = await recogniser.open(CONFIG)
+    for voice in voices:
+        await voice.aclose()
+
+
+async def test_what_it_is_is_published(recogniser: ModelRecogniser) -> None:
+    told = recogniser.capabilities
+    assert (told.model, told.aliases, told.streaming_mode, told.slots) == (
+        "tones",
+        ("beeps",),
+        "cache-aware",
+        3,
+    )
+    assert told.parameters["chunk_ms"] == "320"
+    assert told.parameters["backend"] == "tones"
+
+
+async def test_a_killed_process_fails_its_voices_and_comes_back(recogniser: ModelRecogniser) -> None:
+    voice = await recogniser.open(CONFIG)
+    await voice.feed(pcm("zero"))
+    os.kill(recogniser.pid, signal.SIGKILL)
+    assert "ended unexpectedly" in await recogniser.wait_unhealthy()
+    assert not recogniser.healthy
+    with pytest.raises(EngineFailed):
+        await voice.finish()
+    await voice.aclose()
+    async with asyncio.timeout(30):
+        await recogniser.wait_healthy()
+    assert await recognise(recogniser, "one", 1600) == (["one"], "one")
+
+
+async def test_whole_utterances_have_no_partials() -> None:
+    recogniser = await ModelRecogniser.start("tones", options(chunk_ms=None), slots=2)
+    try:
+        assert recogniser.capabilities.streaming_mode == "vad-segmented"
+        assert await recognise(recogniser, "zero one", 1600) == ([], "zero one")
+    finally:
+        await recogniser.aclose()
+
+
+async def test_slots_are_measured_where_none_are_given() -> None:
+    recogniser = await ModelRecogniser.start("tones", options())
+    try:
+        assert 1 <= recogniser.capabilities.slots <= 64
+    finally:
+        await recogniser.aclose()
+
+
+async def test_a_folder_without_a_model_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises((BadConfig, EngineFailed), match=str(tmp_path)):
+        await ModelRecogniser.start(
+            "transformers", options(path=str(tmp_path), chunk_ms=None, allow_cpu=True)
+        )
+
+
+async def test_an_unknown_backend_is_refused_with_those_there_are() -> None:
+    with pytest.raises(BadConfig, match="sherpa-onnx, transformers"):
+        await ModelRecogniser.start("whisper", options())

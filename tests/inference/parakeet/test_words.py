@@ -1,0 +1,56 @@
+"""Tokens become text and words on the utterance's clock."""
+
+import pytest
+
+from perch.core.speech import Word
+from perch.inference.parakeet.calibrate import Trial, carried
+from perch.inference.parakeet.model import FRAME, Token
+from perch.inference.parakeet.words import recognition, text_of
+
+
+def test_words_begin_at_marked_tokens_and_punctuation_belongs_to_the_word_before() -> None:
+    tokens = [
+        Token("▁he", 1, 1, 0.9),
+        Token("llo", 2, 1, 0.5),
+        Token(",", 3, 1, 0.8),
+        Token("▁world", 5, 2, 0.7),
+    ]
+    final = recognition(tokens, samples=10 * FRAME)
+    assert final.text == "hello, world"
+    assert final.words == (
+        Word("hello,", FRAME, 4 * FRAME, 0.5),
+        Word("world", 5 * FRAME, 7 * FRAME, 0.7),
+    )
+    assert final.confidence == pytest.approx((0.9 * 0.5 * 0.8 * 0.7) ** 0.25, abs=1e-4)
+
+
+def test_a_lone_mark_begins_the_word_that_follows() -> None:
+    assert [word.text for word in recognition([Token("▁", 0), Token("a", 1)], samples=5000).words] == ["a"]
+    assert recognition([Token("▁", 0)], samples=5000).words == ()
+
+
+def test_times_do_not_leave_the_utterance_nor_run_into_the_next_word() -> None:
+    words = recognition([Token("▁a", 0, 9), Token("▁b", 2, 9), Token("▁c", 99)], samples=3 * FRAME).words
+    assert [(word.start, word.end) for word in words] == [
+        (0, 2 * FRAME),
+        (2 * FRAME, 3 * FRAME),
+        (3 * FRAME, 3 * FRAME),
+    ]
+
+
+def test_no_tokens_are_no_text_and_an_unknown_confidence_stays_unknown() -> None:
+    assert recognition([], samples=0).text == text_of([]) == ""
+    assert recognition([Token("▁a", 0)], samples=FRAME).confidence is None
+
+
+@pytest.mark.parametrize(
+    ("trials", "streams"),
+    [
+        ([Trial(1, 0.9)], 1),
+        ([Trial(1, 0.1), Trial(2, 0.2), Trial(4, 0.4)], 4),
+        ([Trial(1, 0.1), Trial(2, 0.3), Trial(4, 0.7)], 3),
+        ([], 1),
+    ],
+)
+def test_carried_streams_fit_the_limit(trials: list[Trial], streams: int) -> None:
+    assert carried(trials, 0.5) == streams
