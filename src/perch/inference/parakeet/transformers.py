@@ -1,0 +1,58 @@
+"""Parakeet by transformers and PyTorch: which class a checkpoint is, and what serves it."""
+
+from pathlib import Path
+from typing import Any
+
+from perch.errors import BadConfig, EngineFailed, PerchError
+from perch.inference.parakeet.model import LoadOptions, Model
+from perch.inference.parakeet.torch_setup import device_of, dtype_of, libraries
+
+_CLASSES = {
+    "parakeet_ctc": "ParakeetForCTC",
+    "parakeet_rnnt": "ParakeetForRNNT",
+    "parakeet_tdt": "ParakeetForTDT",
+    "nemotron_asr_streaming": "NemotronAsrStreamingForRNNT",
+}
+
+
+def load(options: LoadOptions) -> Model:
+    """The model in the folder ``options.path``, as ``save_pretrained`` writes it or the hub has it.
+
+    Raises:
+        BadConfig: A package or a device is missing, or the model cannot do what is asked.
+        EngineFailed: The checkpoint is broken.
+    """
+    from perch.inference.parakeet.transformers_offline import OfflineModel  # noqa: PLC0415
+    from perch.inference.parakeet.transformers_streaming import StreamingModel  # noqa: PLC0415
+
+    if not Path(options.path).is_dir():
+        raise BadConfig(f"{options.path} is not a folder with a model.")
+    torch, transformers = libraries()
+    device = device_of(torch, options)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    kind, network, processor = _read(torch, transformers, options, device)
+    if kind == "nemotron_asr_streaming":
+        return StreamingModel(torch, network, processor, options)
+    return OfflineModel(torch, network, processor, options, decoder=kind.removeprefix("parakeet_"))
+
+
+def _read(torch: Any, transformers: Any, options: LoadOptions, device: str) -> tuple[str, Any, Any]:
+    """The kind of model, the model on its device, and its processor."""
+    try:
+        kind = transformers.AutoConfig.from_pretrained(options.path, local_files_only=True).model_type
+        if kind not in _CLASSES:
+            raise BadConfig(
+                f"{options.path} holds a {kind} model; these can be served: {', '.join(_CLASSES)}."
+            )
+        processor = transformers.AutoProcessor.from_pretrained(options.path, local_files_only=True)
+        network = getattr(transformers, _CLASSES[kind]).from_pretrained(
+            options.path, local_files_only=True, dtype=dtype_of(torch, options, device)
+        )
+        return kind, network.to(device).eval(), processor
+    except torch.OutOfMemoryError as problem:
+        raise EngineFailed("The GPU's memory is not enough for the model: try a smaller one.") from problem
+    except PerchError:
+        raise
+    except Exception as problem:  # whatever libraries raise for whatever is broken in a folder
+        raise EngineFailed(f"The model in {options.path} cannot be loaded: {problem}") from problem

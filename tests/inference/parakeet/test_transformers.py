@@ -1,0 +1,229 @@
+"""Parakeet by transformers: what the library's own plain loop says, for many streams at once."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from perch.core.speech import RecognitionConfig
+from perch.errors import BadConfig, EngineFailed
+from perch.inference.parakeet.model import Audio, LoadOptions, Model, Piece, Token
+from perch.inference.parakeet.recogniser import ModelRecogniser
+from perch.inference.parakeet.transformers import load
+
+pytest.importorskip("torch", reason="PyTorch is not installed")
+pytest.importorskip("transformers", reason="transformers is not installed")
+
+from inference.parakeet.tiny_transformers import BLANK, PIECES, build
+
+KINDS = ("ctc", "rnnt", "tdt", "streaming")
+CLASSES = {
+    "ctc": "ParakeetForCTC",
+    "rnnt": "ParakeetForRNNT",
+    "tdt": "ParakeetForTDT",
+    "streaming": "NemotronAsrStreamingForRNNT",
+}
+SECONDS = (2.0, 5.3, 0.37, 1.13)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {kind: build(tmp_path_factory.mktemp(kind), kind) for kind in KINDS}
+
+
+def options(folder: Path, **changes: Any) -> LoadOptions:
+    return LoadOptions(**{"path": str(folder), "name": "tiny", "allow_cpu": True, "device": "cpu", **changes})
+
+
+def sound(seconds: float) -> Audio:
+    """Something that changes all the time: a warble with bursts of noise."""
+    time = np.arange(round(seconds * 16_000)) / 16_000
+    noise = np.random.default_rng(1).normal(size=len(time)) * (np.sin(3 * time) > 0)
+    warble = np.sin(2 * np.pi * (200 + 300 * np.sin(2 * time)) * time)
+    return (0.2 * warble + 0.05 * noise).astype(np.float32)
+
+
+def pieces_of(audio: Audio, chunk: int) -> list[tuple[Audio, bool]]:
+    size = chunk or max(1, len(audio))
+    starts = range(0, max(1, len(audio)), size)
+    return [(audio[start : start + size], start + size >= len(audio)) for start in starts]
+
+
+def recognise(model: Model, audios: Sequence[Audio]) -> list[list[Token]]:
+    """All at once: each step takes the next piece of every utterance that has one."""
+    model.reserve(len(audios))
+    states = [model.begin() for _ in audios]
+    said: list[list[Token]] = [[] for _ in audios]
+    for row in itertools.zip_longest(*(pieces_of(audio, model.facts.chunk) for audio in audios)):
+        here = [(index, piece) for index, piece in enumerate(row) if piece is not None]
+        added = model.step([Piece(states[index], audio, last) for index, (audio, last) in here])
+        for (index, _), tokens in zip(here, added, strict=True):
+            said[index] += tokens
+    for state in states:
+        model.end(state)
+    return said
+
+
+def by_the_library(folder: Path, kind: str, audio: Audio) -> list[str]:
+    import torch
+    import transformers as hf
+
+    processor = hf.AutoProcessor.from_pretrained(folder)
+    if kind == "streaming":
+        processor.set_num_lookahead_tokens(6)
+    network = getattr(hf, CLASSES[kind]).from_pretrained(folder)
+    inputs = processor(audio, sampling_rate=16_000)
+    longest = {} if kind == "ctc" else {"max_new_tokens": 5_000}
+    with torch.inference_mode():
+        ids = network.generate(**inputs, **longest, return_dict_in_generate=True).sequences[0].tolist()
+    if kind == "ctc":
+        ids = [one for one, _ in itertools.groupby(ids)]
+    return [PIECES[one] for one in ids if one not in (BLANK, BLANK - 1, BLANK - 2)]
+
+
+def texts(tokens: Sequence[Token]) -> list[str]:
+    return [token.text for token in tokens]
+
+
+@pytest.mark.filterwarnings("ignore")  # what the library says of its own ways
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_says_what_the_library_says_for_all_streams_at_once(folders: dict[str, Path], kind: str) -> None:
+    model = load(options(folders[kind]))
+    audios = [sound(seconds) for seconds in SECONDS]
+    said = recognise(model, audios)
+    wanted = [by_the_library(folders[kind], kind, audio) for audio in audios]
+    assert [texts(tokens) for tokens in said] == wanted
+    assert sum(map(len, wanted)) > 10
+    assert len(set(itertools.chain.from_iterable(wanted))) > 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_have_times_within_the_audio_and_real_chances(folders: dict[str, Path], kind: str) -> None:
+    tokens = recognise(load(options(folders[kind])), [sound(5.3)])[0]
+    frames = [token.frame for token in tokens]
+    assert frames == sorted(frames)
+    assert frames[0] >= 0
+    assert frames[-1] < 5.3 / 0.08 + 1
+    chances = {token.confidence for token in tokens}
+    assert all(chance is not None and 0 < chance <= 1 for chance in chances)
+    assert len(chances) > 1
+
+
+def test_streams_at_different_points_do_not_disturb_each_other(folders: dict[str, Path]) -> None:
+    model = load(options(folders["streaming"], chunk_ms=160))
+    alone = recognise(model, [sound(5.3)])[0]
+    model.reserve(3)
+    early, late, said = model.begin(), None, []
+    for number, (audio, last) in enumerate(pieces_of(sound(5.3), model.facts.chunk)):
+        pieces = [Piece(early, audio, last)]
+        if number == 4:
+            late = model.begin()
+        if number >= 4:
+            pieces.append(Piece(late, audio[::-1].copy(), last=False))
+        if number == 9:  # a third comes and goes
+            passing = model.begin()
+            model.step([Piece(passing, audio, last=False)])
+            model.end(passing)
+        said += model.step(pieces)[0]
+    assert said
+    assert texts(said) == texts(alone)
+
+
+def test_every_frame_is_encoded_once(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """004-13, 004-15: what the encoder is given grows with the audio, not with its square."""
+    model: Any = load(options(folders["streaming"], chunk_ms=560))
+    given: list[int] = []
+    subsample = model._network.encoder.subsampling.forward
+
+    def counting(features: Any, *arguments: Any, **named: Any) -> Any:
+        given.append(features.shape[1])
+        return subsample(features, *arguments, **named)
+
+    monkeypatch.setattr(model._network.encoder.subsampling, "forward", counting)
+    recognise(model, [sound(5.6)])
+    assert given[0] == 49
+    assert set(given[1:]) == {56}
+    assert 560 <= sum(given) < 560 + 56
+
+
+@pytest.mark.parametrize(("chunk_ms", "frames"), [(80, 1), (160, 2), (560, 7), (1120, 14)])
+def test_the_chunk_is_configurable(folders: dict[str, Path], chunk_ms: int, frames: int) -> None:
+    facts = load(options(folders["streaming"], chunk_ms=chunk_ms)).facts
+    assert (facts.mode, facts.chunk) == ("cache-aware", frames * 1280)
+
+
+@pytest.mark.parametrize("kind", ["ctc", "rnnt", "tdt"])
+def test_buffered_streams_say_the_same_alone_and_together(folders: dict[str, Path], kind: str) -> None:
+    model = load(options(folders[kind], chunk_ms=560))
+    assert (model.facts.mode, model.facts.chunk, model.facts.lookahead) == ("buffered", 7 * 1280, 14 * 1280)
+    audios = [sound(9.1), sound(3.3), sound(0.2)]
+    together = recognise(model, audios)
+    assert [texts(tokens) for tokens in together] == [texts(recognise(model, [audio])[0]) for audio in audios]
+    for tokens in together:
+        assert [token.frame for token in tokens] == sorted(token.frame for token in tokens)
+    assert together[0][-1].frame > 7 / 0.08
+
+
+def test_a_short_buffered_utterance_is_what_it_is_as_a_whole(folders: dict[str, Path]) -> None:
+    audio = sound(1.0)
+    whole = recognise(load(options(folders["rnnt"], mode="vad-segmented")), [audio])
+    assert recognise(load(options(folders["rnnt"], mode="buffered")), [audio]) == whole
+
+
+def test_nothing_heard_is_nothing_said(folders: dict[str, Path]) -> None:
+    for kind in KINDS:
+        assert recognise(load(options(folders[kind])), [np.zeros(0, dtype=np.float32)]) == [[]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("rnnt", {"mode": "cache-aware"}, "offline model"),
+        ("streaming", {"mode": "buffered"}, "always cache-aware"),
+        ("streaming", {"chunk_ms": 320}, "80, 160, 560, 1120"),
+        ("rnnt", {"chunk_ms": 100}, "multiple of 80"),
+        ("rnnt", {"dtype": "int8"}, "ONNX"),
+        ("rnnt", {"device": "cuda"}, "no CUDA device"),
+        ("rnnt", {"allow_cpu": False}, "--allow-cpu"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_words(
+    folders: dict[str, Path], kind: str, changes: dict[str, Any], message: str
+) -> None:
+    """004-06 and 004-45: no CUDA fails at once, with what to do."""
+    with pytest.raises(BadConfig, match=message):
+        load(options(folders[kind], **changes))
+
+
+def test_a_broken_checkpoint_is_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    for source in folders["rnnt"].iterdir():
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(EngineFailed, match="cannot be loaded"):
+        load(options(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(BadConfig, match="holds a bert model"):
+        load(options(tmp_path))
+
+
+async def test_in_its_process_it_learns_its_slots_and_recognises(folders: dict[str, Path]) -> None:
+    recogniser = await ModelRecogniser.start("transformers", options(folders["streaming"], threads=1))
+    try:
+        told = recogniser.capabilities
+        assert told.streaming_mode == "cache-aware"
+        assert 1 <= told.slots <= 64
+        voice = await recogniser.open(RecognitionConfig())
+        audio = sound(3.0)
+        pcm = (audio * 32_768).astype("<i2").tobytes()
+        partials = [await voice.feed(pcm[start : start + 6_400]) for start in range(0, len(pcm), 6_400)]
+        final = await voice.finish()
+        shown = [partial for partial in partials if partial is not None]
+        assert final.text
+        assert all(final.text.startswith(partial) for partial in shown)
+        assert final.confidence is not None
+        await voice.aclose()
+    finally:
+        await recogniser.aclose()
