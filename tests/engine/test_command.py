@@ -80,7 +80,10 @@ async def test_it_says_where_it_listens_recognises_and_ends_with_status_0_on_sig
     async with running() as (process, port):
         assert process.stdout is not None
         line = (await process.stdout.readline()).decode()
-        assert line == f"perch engine: listening on 127.0.0.1:{port}, model scripted, vad-segmented, 4096 streams\n"
+        assert (
+            line
+            == f"perch engine: listening on 127.0.0.1:{port}, model scripted, vad-segmented, 4096 streams\n"
+        )
         assert b"tone words only" in await process.stdout.readline()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             responses = await recognise(asr_grpc.RivaSpeechRecognitionStub(channel), SPEECH)

@@ -162,11 +162,10 @@ def _collected(torch: Any, said: list[tuple[Tensor, ...]], streams: int) -> list
     return emitted
 
 
-def ctc(torch: Any, logits: Tensor, lengths: Tensor, blank: int, before: list[int]) -> list[list[Emitted]]:
+def ctc(logits: Tensor, lengths: Tensor, blank: int, before: list[int]) -> list[list[Emitted]]:
     """Tokens of CTC logits of shape (B, T, vocabulary): repeats merged, blanks left out.
 
     Args:
-        torch: The module.
         logits: For each frame.
         lengths: How many frames are valid, shape (B,).
         blank: The id that says nothing.

@@ -40,11 +40,7 @@ def load(options: LoadOptions) -> Model:
 def _read(torch: Any, transformers: Any, options: LoadOptions, device: str) -> tuple[str, Any, Any]:
     """The kind of model, the model on its device, and its processor."""
     try:
-        kind = transformers.AutoConfig.from_pretrained(options.path, local_files_only=True).model_type
-        if kind not in _CLASSES:
-            raise BadConfig(
-                f"{options.path} holds a {kind} model; these can be served: {', '.join(_CLASSES)}."
-            )
+        kind = _served(transformers.AutoConfig.from_pretrained(options.path, local_files_only=True), options)
         processor = transformers.AutoProcessor.from_pretrained(options.path, local_files_only=True)
         network = getattr(transformers, _CLASSES[kind]).from_pretrained(
             options.path, local_files_only=True, dtype=dtype_of(torch, options, device)
@@ -56,3 +52,10 @@ def _read(torch: Any, transformers: Any, options: LoadOptions, device: str) -> t
         raise
     except Exception as problem:  # whatever libraries raise for whatever is broken in a folder
         raise EngineFailed(f"The model in {options.path} cannot be loaded: {problem}") from problem
+
+
+def _served(config: Any, options: LoadOptions) -> str:
+    kind = str(config.model_type)
+    if kind not in _CLASSES:
+        raise BadConfig(f"{options.path} holds a {kind} model; these can be served: {', '.join(_CLASSES)}.")
+    return kind

@@ -165,7 +165,7 @@ class OfflineModel:
             logits = self._network.ctc_head(frames)
             blank = self._network.config.pad_token_id
             before = [blank if state.label is None else state.label for state in states]
-            emitted = ctc(torch, logits, lengths, blank, before)
+            emitted = ctc(logits, lengths, blank, before)
             last = logits.argmax(-1).tolist()
             for state, labels, length in zip(states, last, lengths.tolist(), strict=True):
                 state.label = labels[length - 1] if length else state.label
