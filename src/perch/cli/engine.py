@@ -14,6 +14,7 @@ from perch.errors import BadConfig, PerchError
 if TYPE_CHECKING:
     from perch.engine.config import ServerTls
     from perch.engine.server import EngineServer
+    from perch.inference.parakeet.model import LoadOptions
     from perch.inference.recogniser import Recogniser
 
 
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="embedded",
         help="embedded, or scripted for tone words in tests (default: %(default)s)",
     )
-    _add_model_arguments(parser)
+    add_model_arguments(parser)
     parser.add_argument(
         "--slots",
         type=_positive,
@@ -65,7 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model, and how it is loaded."""
     model = parser.add_argument_group("a model of your own, instead of --recogniser")
     model.add_argument(
         "--model",
@@ -174,11 +176,17 @@ async def _stop(server: "EngineServer", ending: _Ending) -> None:
 
 async def _load(args: argparse.Namespace) -> "Recogniser":
     from perch.inference.loader import load_model, load_recogniser
-    from perch.inference.parakeet.model import LoadOptions
 
     if args.model is None:
         return await load_recogniser(args.recogniser, slots=args.slots)
-    options = LoadOptions(
+    return await load_model(options_of(args), backend=args.backend, slots=args.slots)
+
+
+def options_of(args: argparse.Namespace) -> "LoadOptions":
+    """How the model of ``add_model_arguments`` is loaded."""
+    from perch.inference.parakeet.model import LoadOptions
+
+    return LoadOptions(
         path=str(args.model),
         name=args.name or args.model.stem,
         languages=tuple(tag.strip() for tag in args.languages.split(",")),
@@ -189,7 +197,6 @@ async def _load(args: argparse.Namespace) -> "Recogniser":
         dtype=args.dtype,
         threads=args.threads,
     )
-    return await load_model(options, backend=args.backend, slots=args.slots)
 
 
 def _announce(address: str, recogniser: "Recogniser") -> None:
