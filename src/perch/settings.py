@@ -500,6 +500,7 @@ def _unknown(environment: Mapping[str, str]) -> list[str]:
         f"{name.upper()}_{place}" for name in _SECRETS for place in ("FILE", "SECRET")
     }
     known |= {"PERCH_ENGINE_API_KEY", "PERCH_API_KEY"}  # read by perch engine and perch transcribe
+    known |= {"PERCH_MODELS_DIR", "PERCH_OFFLINE"}  # read by perch models and whatever takes weights from there
     allowed_prefixes = ("PERCH_LOAD_", "PERCH_BENCH_", "PERCH_TEST_")
     return [
         f"{name}: there is no such setting"
