@@ -35,7 +35,7 @@ Overrides = Mapping[str, object]
 """Metadata to write instead of the right one; None leaves a key out."""
 
 _LIE, _WORDS, _ALL, _BLANK = 8, len(TONES), len(VOCABULARY) + 1, len(VOCABULARY)
-_LOUD = 2.0
+_LOUD = -3.0
 """Log energy of a mel band in which there is a tone; a loud room is at -4 and silence at -16."""
 
 
@@ -337,7 +337,7 @@ def _joint_weights() -> NDArray[np.float32]:
 def _ctc_weights() -> NDArray[np.float32]:
     weights = np.zeros((_WORDS + 1, _ALL), np.float32)
     weights[range(_WORDS), range(_WORDS)] = 10
-    weights[_WORDS, _LIE] = 10
+    weights[_WORDS, _LIE] = 20
     return weights
 
 

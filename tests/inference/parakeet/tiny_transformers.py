@@ -1,7 +1,8 @@
 """Parakeet models of a megabyte with random weights, saved by the public calls as real ones are.
 
 Random weights say nothing sensible, but what they say depends on every frame and on the order of tokens,
-so two ways of computing it agree only if both are right.
+so two ways of computing it agree only if both are right. Not every seed will do: a decoder of such weights
+can be chaotic, and then the last digit of the encoder's output decides what it says.
 """
 
 from pathlib import Path
