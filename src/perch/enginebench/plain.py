@@ -1,0 +1,99 @@
+"""The other side: a library as its own examples use it, one stream after the other.
+
+A ``PlainLoop`` is what a service around the library would be without batches. It is measured in a process
+of its own (``plain_process``), so that its memory and its processor time can be told from ours.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+from perch.enginebench.figures import Said
+from perch.errors import BadConfig
+from perch.inference.parakeet.model import Audio, LoadOptions
+
+
+class PlainLoop(Protocol):
+    """A loaded library. Used by one thread."""
+
+    @property
+    def about(self) -> str:
+        """Which calls it makes, for the report."""
+        ...
+
+    @property
+    def most(self) -> int | None:
+        """Streams that it can hold open at once; None if there is no bound, 0 if it knows no streams."""
+        ...
+
+    def open(self) -> Any:
+        """A new utterance of a stream."""
+        ...
+
+    def feed(self, utterance: Any, audio: Audio) -> None:
+        """Take audio and decode what is ready."""
+        ...
+
+    def finish(self, utterance: Any) -> "Heard":
+        """Decode the rest."""
+        ...
+
+    def whole(self, audio: Audio) -> "Heard":
+        """Recognise a recording."""
+        ...
+
+
+class PullingLoop(PlainLoop, Protocol):
+    """A loop that asks for its audio, and so serves one stream at a time. ``most`` is 1."""
+
+    def pull(self, pieces: Iterator[Audio]) -> "Heard":
+        """Recognise an utterance; the next piece is asked for when everything before it is decoded."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The text of an utterance, and how many tokens it was."""
+
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a plain loop is loaded from."""
+
+    library: str
+    options: LoadOptions
+    chunk: int
+    """Samples of a piece; 0 if an utterance is one."""
+    clips: Sequence[bytes]
+
+
+_LOOPS = {
+    "sherpa-onnx": "perch.enginebench.plain_sherpa",
+    "transformers": "perch.enginebench.plain_transformers",
+}
+
+
+def has_loop(library: str) -> bool:
+    """Whether the library has a plain loop here and is installed."""
+    return library in _LOOPS and find_spec(library.replace("-", "_")) is not None
+
+
+def load(spec: Spec) -> PlainLoop:
+    """The loop of a library.
+
+    Raises:
+        BadConfig: It has none, or does not load this model.
+    """
+    if spec.library not in _LOOPS:
+        raise BadConfig(f"There is no plain loop of {spec.library}; there are: {', '.join(_LOOPS)}.")
+    loop: PlainLoop = import_module(_LOOPS[spec.library]).load(spec)
+    return loop
+
+
+def said(clip: int, samples: int, heard: Heard) -> Said:
+    return Said(clip, samples, heard.text, heard.tokens)

@@ -1,0 +1,135 @@
+"""transformers as in its documentation: ``generate`` of one utterance, or one stream, after the other."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from perch.core.audio import RATE
+from perch.enginebench.plain import Heard, PlainLoop, Spec
+from perch.inference.parakeet.model import FRAME, Audio
+
+_MOST_TOKENS_PER_FRAME = 10
+
+
+class _Generating:
+    """What both kinds have in common."""
+
+    def __init__(self, torch: Any, network: Any, processor: Any, *, is_ctc: bool) -> None:
+        self._torch = torch
+        self._network = network
+        self._processor = processor
+        self._is_ctc = is_ctc
+
+    def whole(self, audio: Audio) -> Heard:
+        inputs = self._processor(audio, sampling_rate=RATE).to(self._network.device)
+        if "input_features" in inputs:
+            inputs["input_features"] = inputs["input_features"].to(self._network.dtype)
+        longest = (
+            {} if self._is_ctc else {"max_new_tokens": _MOST_TOKENS_PER_FRAME * (len(audio) // FRAME + 1)}
+        )
+        return self._heard(self._network.generate(**inputs, **longest, return_dict_in_generate=True))
+
+    def _heard(self, outputs: Any) -> Heard:
+        ids = outputs.sequences[0]
+        text = self._processor.decode(ids, skip_special_tokens=True)
+        special = {*self._processor.tokenizer.all_special_ids, self._network.config.pad_token_id}
+        special.add(getattr(self._network.config, "blank_token_id", None))
+        return Heard(
+            text[0] if isinstance(text, tuple) else text, sum(one not in special for one in ids.tolist())
+        )
+
+
+class Offline(_Generating):
+    """Implements ``PlainLoop`` for whole utterances."""
+
+    about = "generate, one utterance after the other"
+    most: int | None = None
+
+    def open(self) -> list[Audio]:
+        return []
+
+    def feed(self, utterance: list[Audio], audio: Audio) -> None:
+        utterance.append(audio)
+
+    def finish(self, utterance: list[Audio]) -> Heard:
+        return self.whole(np.concatenate(utterance))
+
+
+class Windows(Offline):
+    """Implements ``PlainLoop`` for a model that is streamed in windows: the library knows no such streams."""
+
+    most = 0
+
+
+class Streaming(_Generating):
+    """Implements ``PullingLoop``: ``generate`` keeps the stream's state on the model."""
+
+    about = "generate(generator), which serves one stream at a time"
+    most = 1
+
+    def open(self) -> Any:
+        raise NotImplementedError("it asks for its audio")
+
+    def feed(self, utterance: Any, audio: Audio) -> None:
+        raise NotImplementedError("it asks for its audio")
+
+    def finish(self, utterance: Any) -> Heard:
+        raise NotImplementedError("it asks for its audio")
+
+    def pull(self, pieces: Iterator[Audio]) -> Heard:
+        first = next(pieces, None)
+        if first is None:
+            return Heard("", 0)
+        outputs = self._network.generate(
+            self._features(first, pieces),
+            num_lookahead_tokens=self._processor.default_num_lookahead_tokens,
+            return_dict_in_generate=True,
+        )
+        return self._heard(outputs)
+
+    def _features(self, first: Audio, pieces: Iterator[Audio]) -> Iterator[Any]:
+        """Feature frames of each piece: the first is shorter, the last is filled up with silence."""
+        extractor = self._processor.feature_extractor
+        heard = first
+        size = self._processor.num_samples_first_audio_chunk
+        yield self._of(_filled(heard[:size], size), is_first=True)
+        frame = self._processor.num_mel_frames_first_audio_chunk
+        while (piece := next(pieces, None)) is not None:
+            heard = np.concatenate([heard, piece])
+            start, size = self._window(frame)
+            yield self._of(_filled(heard[start : start + size], size), is_first=False)
+            frame += self._processor.num_mel_frames_per_audio_chunk
+        start, size = self._window(frame)
+        if len(heard) // extractor.hop_length > frame:
+            yield self._of(_filled(heard[start : start + size], size), is_first=False)
+
+    def _window(self, frame: int) -> tuple[int, int]:
+        extractor = self._processor.feature_extractor
+        frames = self._processor.num_mel_frames_per_audio_chunk
+        start = frame * extractor.hop_length - extractor.n_fft // 2
+        return start, (frames - 1) * extractor.hop_length + extractor.n_fft
+
+    def _of(self, audio: Audio, *, is_first: bool) -> Any:
+        inputs = self._processor(audio, sampling_rate=RATE, is_streaming=True, is_first_audio_chunk=is_first)
+        return inputs["input_features"]
+
+
+def load(spec: Spec) -> PlainLoop:
+    """The library with the same checkpoint, device, number format and threads as the worker process."""
+    from perch.inference.parakeet import transformers as served  # noqa: PLC0415
+    from perch.inference.parakeet.torch_setup import device_of, libraries  # noqa: PLC0415
+
+    torch, library = libraries()
+    if spec.options.threads:
+        torch.set_num_threads(spec.options.threads)
+    kind, network, processor = served._read(torch, library, spec.options, device_of(torch, spec.options))  # noqa: SLF001
+    torch.set_grad_enabled(False)
+    if kind == "nemotron_asr_streaming":
+        processor.set_num_lookahead_tokens(spec.chunk // FRAME - 1)
+        return Streaming(torch, network, processor, is_ctc=False)
+    return (Windows if spec.chunk else Offline)(torch, network, processor, is_ctc=kind == "parakeet_ctc")
+
+
+def _filled(audio: Audio, size: int) -> Audio:
+    return np.pad(audio, (0, size - len(audio)))
