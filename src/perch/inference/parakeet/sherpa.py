@@ -1,0 +1,117 @@
+"""Parakeet as ONNX files by sherpa-onnx: several streams on two cores, without PyTorch."""
+
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perch.core.audio import RATE, samples_to_ms
+from perch.errors import BadConfig, EngineFailed
+from perch.inference.parakeet.model import FRAME, Facts, LoadOptions, Model, Piece
+from perch.inference.parakeet.sherpa_device import Device, device_of
+from perch.inference.parakeet.sherpa_export import Export, read_export
+from perch.inference.parakeet.sherpa_files import find
+from perch.inference.parakeet.sherpa_offline import OfflineModel
+from perch.inference.parakeet.sherpa_streaming import StreamingModel
+
+INSTALL = "pip install 'perch-asr[onnx]'"
+
+_LONGEST = {"streaming": 120 * RATE, "offline": 40 * RATE}
+
+
+def load(options: LoadOptions) -> Model:
+    """The export in the folder ``options.path``.
+
+    Raises:
+        BadConfig: A package, a file or a device is missing, or the model cannot do what is asked.
+        EngineFailed: The export is broken.
+    """
+    library = _library()
+    device = device_of(library, options)
+    wanted = "float32" if device == "cuda" else options.dtype
+    export = read_export(find(Path(options.path), wanted))
+    _check_mode(options, export)
+    threads = options.threads or len(os.sched_getaffinity(0))
+    facts = _facts(options, export, device, threads)
+    try:
+        recogniser = _recogniser(library, export, device, threads)
+        model: Model = StreamingModel(recogniser, facts) if export.chunks else OfflineModel(recogniser, facts)
+        _warm_up(model)
+    except (RuntimeError, ValueError, IndexError) as problem:  # what onnxruntime's errors become in Python
+        raise EngineFailed(f"The model in {options.path} cannot be loaded: {problem}") from problem
+    return model
+
+
+def _library() -> Any:
+    try:
+        return import_module("sherpa_onnx")
+    except ImportError as problem:
+        raise BadConfig(f"This model needs sherpa-onnx ({problem}): {INSTALL}") from problem
+
+
+def _check_mode(options: LoadOptions, export: Export) -> None:
+    if export.chunks is None:
+        if options.mode not in {"auto", "vad-segmented"}:
+            raise BadConfig(
+                f"{options.name} is an offline export: sherpa-onnx takes each utterance at once "
+                f"(vad-segmented), not {options.mode}. For buffered streaming load the same model by "
+                "transformers; for cache-aware streaming take a streaming export."
+            )
+        if options.chunk_ms is not None:
+            raise BadConfig(f"{options.name} takes each utterance at once: leave --chunk-ms out.")
+        return
+    if options.mode not in {"auto", "cache-aware"}:
+        raise BadConfig(
+            f"{options.name} is a streaming export: it is always cache-aware, not {options.mode}."
+        )
+    chunk_ms = samples_to_ms(export.chunks.samples)
+    if options.chunk_ms not in {None, chunk_ms}:
+        raise BadConfig(
+            f"--chunk-ms is {options.chunk_ms}, but {export.files.folder} is an export for {chunk_ms}. There "
+            "are exports for 80, 160, 560 and 1120 ms; `perch models export --chunk-ms` makes them."
+        )
+
+
+def _facts(options: LoadOptions, export: Export, device: Device, threads: int) -> Facts:
+    chunks = export.chunks
+    parameters = {"dtype": export.files.dtype, "threads": str(threads)}
+    if chunks:
+        parameters["left_context_ms"] = str(samples_to_ms(chunks.context * FRAME))
+    return Facts(
+        model=options.name,
+        backend="sherpa-onnx",
+        device=device,
+        mode="cache-aware" if chunks else "vad-segmented",
+        chunk=chunks.samples if chunks else 0,
+        decoder=export.decoder,
+        languages=options.languages,
+        longest=_LONGEST["streaming" if chunks else "offline"],
+        confidence=export.decoder != "ctc",  # the library's CTC decoder does not tell
+        punctuation=export.punctuation,
+        parameters=parameters,
+    )
+
+
+def _recogniser(library: Any, export: Export, device: Device, threads: int) -> Any:
+    files = {role: str(path) for role, path in export.files.parts.items()}
+    common = {
+        "tokens": str(export.files.tokens),
+        "num_threads": threads,
+        "sample_rate": RATE,
+        "feature_dim": export.bins,
+        "provider": device,
+    }
+    if export.chunks:
+        return library.OnlineRecognizer.from_transducer(**files, **common)
+    if export.decoder == "ctc":
+        return library.OfflineRecognizer.from_nemo_ctc(**files, **common)
+    return library.OfflineRecognizer.from_transducer(**files, **common, model_type="nemo_transducer")
+
+
+def _warm_up(model: Model) -> None:
+    """Silence, so that what is broken breaks now and the first utterance is as quick as any other."""
+    state = model.begin()
+    model.step([Piece(state, np.zeros(model.facts.chunk or RATE, np.float32), last=True)])
+    model.end(state)
