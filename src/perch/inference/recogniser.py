@@ -15,7 +15,7 @@ Failures are ``perch.errors.EngineFailed`` (it broke) and ``EngineFull`` (every 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from perch.core.speech import ModelInfo, RecognitionConfig, Word
 
@@ -32,6 +32,8 @@ class Capabilities:
     punctuation: bool = False
     slots: int = 1
     """Streams recognised at the same time; one more is refused."""
+    recordings: int = 0
+    """Utterances of recordings recognised at the same time, beside the streams; 0 if there is no such way."""
     max_utterance: int = 15 * 16_000
     """Samples after which an utterance is ended even if speech goes on."""
     notice: str = ""
@@ -120,6 +122,19 @@ class Recogniser(Protocol):
 
     async def aclose(self) -> None:
         """Stop the workers. Open voices fail."""
+        ...
+
+
+@runtime_checkable
+class RecordingRecogniser(Recogniser, Protocol):
+    """A recogniser that takes utterances of recordings whole, as many at once as fill the machine."""
+
+    async def recognise(self, pcm: bytes) -> Recognition:
+        """The text of a whole utterance, at most ``Capabilities.max_utterance`` samples.
+
+        Raises:
+            EngineFailed: The recogniser is not running, or failed on it.
+        """
         ...
 
 

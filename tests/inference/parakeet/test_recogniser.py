@@ -144,3 +144,30 @@ async def test_a_folder_without_a_model_is_refused_in_words(tmp_path: Path) -> N
 async def test_an_unknown_backend_is_refused_with_those_there_are() -> None:
     with pytest.raises(BadConfig, match="sherpa-onnx, transformers"):
         await ModelRecogniser.start("whisper", options())
+
+
+@pytest.mark.parametrize("chunk_ms", [320, None])
+async def test_utterances_of_recordings_are_recognised_beside_the_streams(chunk_ms: int | None) -> None:
+    recogniser = await ModelRecogniser.start("tones", options(chunk_ms=chunk_ms), slots=1)
+    try:
+        assert recogniser.capabilities.recordings >= 2
+        voice = await recogniser.open(CONFIG)  # takes the only slot
+        live = pcm("five six")
+        await voice.feed(live[: len(live) // 2])
+        recorded = await asyncio.gather(*(recogniser.recognise(pcm(text)) for text in WORDS * 5))
+        assert [recognition.text for recognition in recorded] == WORDS * 5
+        assert all(word.end > word.start for word in recorded[0].words)
+        await voice.feed(live[len(live) // 2 :])
+        assert (await voice.finish()).text == "five six"
+        await voice.aclose()
+    finally:
+        await recogniser.aclose()
+
+
+async def test_a_recording_that_is_given_up_leaves_room_for_the_next(recogniser: ModelRecogniser) -> None:
+    waiting = [asyncio.create_task(recogniser.recognise(pcm("zero"))) for _ in range(20)]
+    await asyncio.sleep(0)
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    assert (await recogniser.recognise(pcm("nine"))).text == "nine"

@@ -34,7 +34,7 @@ class Trial:
 
 
 def calibrate(model: Model, *, most: int, report: Report) -> int:
-    """Streams at the same time, from 1 to ``most``; the model has room for them when this returns."""
+    """Streams at the same time, from 1 to ``most``. What the model has room for is for its caller to say."""
     length = model.facts.chunk or WHOLE
     limit = BUDGET * length / RATE
     trials: list[Trial] = []
@@ -50,9 +50,7 @@ def calibrate(model: Model, *, most: int, report: Report) -> int:
         if trials[-1].seconds > limit:
             break
         streams *= 2
-    slots = min(carried(trials, limit), most)
-    model.reserve(slots)
-    return slots
+    return min(carried(trials, limit), most)
 
 
 def carried(trials: list[Trial], limit: float) -> int:

@@ -10,7 +10,8 @@ next piece, the worker hands all of these pieces over at once and gets the token
 
 Decoding is greedy, so tokens are never taken back: the text so far is all tokens so far.
 
-Recordings need no state and can wait for company: ``recognise`` takes many whole utterances at once.
+An utterance of a recording is there as a whole: of a model that is not cache-aware it is one piece, however
+long, and the last.
 """
 
 from collections.abc import Sequence
@@ -111,14 +112,6 @@ class Model(Protocol):
 
     def end(self, state: Any) -> None:
         """Give back what ``begin`` took. Safe after a failed ``step``."""
-        ...
-
-    def recognise(self, audios: Sequence[Audio]) -> list[list[Token]]:
-        """The tokens of whole utterances, each at most ``Facts.longest`` samples, in as few passes as possible.
-
-        This is how recordings are recognised beside the streams, whose states it leaves alone. Frames count
-        from each utterance's first sample. If it raises, the worker tries the utterances one at a time.
-        """
         ...
 
 

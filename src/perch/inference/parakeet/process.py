@@ -29,7 +29,7 @@ class _Line(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
         self._deframer = wire.Deframer()
         self._waiting: dict[int, asyncio.Future[tuple[bytes, bytes]]] = {}
-        self._loaded: asyncio.Future[tuple[Facts, int]] = asyncio.get_running_loop().create_future()
+        self._loaded: asyncio.Future[wire.Loaded] = asyncio.get_running_loop().create_future()
         self.ended = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -49,14 +49,14 @@ class _Line(asyncio.Protocol):
         if kind == wire.PROGRESS:
             log.info("%s", body.decode())
         elif kind == wire.LOADED:
-            self._loaded.set_result(wire.unpack_facts(body))
+            self._loaded.set_result(wire.unpack_loaded(body))
         elif kind == wire.REFUSED:
             code, message = json.loads(body)
             self._loaded.set_exception((BadConfig if code == BadConfig.code else EngineFailed)(message))
         elif (waiting := self._waiting.pop(key, None)) is not None and not waiting.done():
             waiting.set_result((kind, body))
 
-    async def loaded(self) -> tuple[Facts, int]:
+    async def loaded(self) -> wire.Loaded:
         return await self._loaded
 
     def expect(self, key: int) -> asyncio.Future[tuple[bytes, bytes]]:
@@ -98,12 +98,25 @@ class ModelProcess:
         self._said: deque[str] = deque(maxlen=5)
         self._reading = asyncio.create_task(self._read_errors(), name="model-stderr")
         self._next_key = 1
-        self.facts: Facts
-        self.slots = 0
+        self._loaded: wire.Loaded
 
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def facts(self) -> Facts:
+        return self._loaded.facts
+
+    @property
+    def slots(self) -> int:
+        """Streams at the same time."""
+        return self._loaded.slots
+
+    @property
+    def recordings(self) -> int:
+        """Utterances of recordings at the same time."""
+        return self._loaded.recordings
 
     @classmethod
     async def start(cls, backend: str, options: LoadOptions, slots: int | None) -> "ModelProcess":
@@ -122,7 +135,7 @@ class ModelProcess:
         started = cls(process, line)
         try:
             async with asyncio.timeout(LOAD_DEADLINE):
-                started.facts, started.slots = await line.loaded()
+                started._loaded = await line.loaded()
         except TimeoutError:
             await started.aclose()
             raise EngineFailed(f"The model did not load within {LOAD_DEADLINE:.0f} seconds.") from None

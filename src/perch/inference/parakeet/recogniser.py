@@ -23,6 +23,9 @@ BACKOFF = (1.0, 2.0, 5.0, 10.0, 30.0)
 ANSWER_DEADLINE = 20.0
 """Seconds for an answer, and one more for each second of audio it is about."""
 
+RECORDING_DEADLINE = 300.0
+"""Seconds for an utterance of a recording, which lets the streams go first."""
+
 log = logging.getLogger(__name__)
 
 
@@ -91,9 +94,12 @@ class ModelRecogniser:
         self._process = process
         backend, options, slots = order
         self._order = (backend, options, slots or process.slots)  # measured once, not at every restart
-        self._capabilities = capabilities_of(process.facts, process.slots, aliases)
+        self._capabilities = replace(
+            capabilities_of(process.facts, process.slots, aliases), recordings=process.recordings
+        )
         self._health = Health()
         self._taken = 0
+        self._recordings = asyncio.Semaphore(process.recordings)
         self._closed = False
         self._repair = asyncio.create_task(self._keep_in_repair(), name="model-repair")
 
@@ -142,16 +148,35 @@ class ModelRecogniser:
             EngineFailed: The recogniser is closed or being restarted.
         """
         del config
-        if self._closed:
-            raise EngineFailed("The recogniser is closed.")
-        if self._health.problem is not None:
-            raise EngineFailed("The model is being restarted.", retry_after=UNHEALTHY_AT_LEAST)
+        self._check_running()
         if self._taken >= self._capabilities.slots:
             raise EngineFull(
                 f"All {self._capabilities.slots} streams of the model are taken.", retry_after=1.0
             )
         self._taken += 1
         return ModelVoice(self, self._process)
+
+    async def recognise(self, pcm: bytes) -> Recognition:
+        """The text of a whole utterance of a recording: beside the streams, in a batch with its like.
+
+        Raises:
+            EngineFailed: The recogniser is closed, being restarted, or failed on it.
+        """
+        async with self._recordings:
+            self._check_running()
+            process = self._process
+            key = process.utterance()
+            try:
+                return wire.unpack(await process.ask(wire.WHOLE, key, pcm, RECORDING_DEADLINE))
+            except BaseException:
+                process.drop(key)  # cancelled or failed: its place is free at once
+                raise
+
+    def _check_running(self) -> None:
+        if self._closed:
+            raise EngineFailed("The recogniser is closed.")
+        if self._health.problem is not None:
+            raise EngineFailed("The model is being restarted.", retry_after=UNHEALTHY_AT_LEAST)
 
     def release(self) -> None:
         """A voice is closed."""

@@ -42,9 +42,6 @@ class ToneModel:
     def end(self, state: _Heard) -> None:
         """Nothing is held."""
 
-    def recognise(self, audios: Sequence[Audio]) -> list[list[Token]]:
-        return self.step([Piece(self.begin(), audio, last=True) for audio in audios])
-
 
 def load(options: LoadOptions) -> ToneModel:
     chunk = ms_to_samples(options.chunk_ms) if options.chunk_ms else 0

@@ -7,7 +7,7 @@ each, and the body. The worker speaks first: ``PROGRESS`` any number of times, t
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from perch.core.speech import Word
@@ -19,6 +19,8 @@ AUDIO = b"A"
 """Engine: more of the utterance. Body: 16-bit PCM. Answered by ``TEXT`` if it completes a piece."""
 LAST = b"L"
 """Engine: the rest of the utterance, which may be nothing. Answered by ``FINAL``."""
+WHOLE = b"W"
+"""Engine: a whole utterance of a recording, which can wait. Answered by ``FINAL``."""
 DROP = b"D"
 """Engine: the utterance is not wanted any more. Not answered."""
 TEXT = b"T"
@@ -77,11 +79,22 @@ def unpack(body: bytes) -> Recognition:
     return Recognition(text, tuple(Word(*word) for word in words), confidence)
 
 
-def pack_facts(facts: Facts, slots: int) -> bytes:
-    return json.dumps({"facts": asdict(facts), "slots": slots}).encode()
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a worker tells of the model it has loaded."""
+
+    facts: Facts
+    slots: int
+    """Streams at the same time."""
+    recordings: int
+    """Utterances of recordings at the same time, beside the streams."""
 
 
-def unpack_facts(body: bytes) -> tuple[Facts, int]:
+def pack_loaded(loaded: Loaded) -> bytes:
+    return json.dumps(asdict(loaded)).encode()
+
+
+def unpack_loaded(body: bytes) -> Loaded:
     told: dict[str, Any] = json.loads(body)
     facts = told["facts"]
-    return Facts(**{**facts, "languages": tuple(facts["languages"])}), int(told["slots"])
+    return Loaded(**{**told, "facts": Facts(**{**facts, "languages": tuple(facts["languages"])})})

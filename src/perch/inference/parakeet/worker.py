@@ -31,6 +31,10 @@ from perch.inference.parakeet.words import recognition, text_of
 _PR_SET_PDEATHSIG = 1
 _READ = 1 << 18
 _MOST_SLOTS = {"cpu": 64, "cuda": 1024}
+_RECORDINGS = {"cpu": 4, "cuda": 64}
+"""Utterances of recordings at the same time. Enough to fill the device, few enough to keep a step short."""
+_PATIENCE = 8
+"""Steps of the streams that recordings let pass before they take one, when there is no pause between."""
 _MOST_SAMPLES = {"cpu": 120 * RATE, "cuda": 3600 * RATE}
 """Of one step on whole utterances: attention's memory grows with it."""
 
@@ -38,6 +42,7 @@ _MOST_SAMPLES = {"cpu": 120 * RATE, "cuda": 3600 * RATE}
 @dataclass(slots=True)
 class _Utterance:
     state: Any
+    is_recorded: bool = False
     tokens: list[Token] = field(default_factory=list)
     samples: int = 0
 
@@ -45,20 +50,27 @@ class _Utterance:
 class Worker:
     """Serves one engine over ``engine`` with ``model`` until the socket closes."""
 
-    def __init__(self, engine: socket.socket, model: Model, slots: int) -> None:
+    def __init__(self, engine: socket.socket, model: Model, loaded: wire.Loaded) -> None:
         facts = model.facts
         self._engine = engine
         self._model = model
         self._facts = facts
         self._deframer = wire.Deframer()
         self._utterances: dict[int, _Utterance] = {}
-        self._batcher = Batcher(
-            chunk=facts.chunk, most=slots, most_samples=_MOST_SAMPLES[_kind(facts.device)]
-        )
+        samples = _MOST_SAMPLES[_kind(facts.device)]
+        self._batcher = Batcher(chunk=facts.chunk, most=loaded.slots, most_samples=samples)
+        # Cache-aware models have no other way than piece by piece, and streams get their turn between.
+        chunk = facts.chunk if facts.mode == "cache-aware" else 0
+        self._recordings = Batcher(chunk=chunk, most=loaded.recordings, most_samples=samples)
+        self._passed = 0
 
     def run(self) -> None:
-        while self._receive(block=not self._batcher):
-            if self._batcher:
+        while self._receive(block=not (self._batcher or self._recordings)):
+            if self._recordings and (not self._batcher or self._passed >= _PATIENCE):
+                self._passed = 0
+                self._step(self._recordings.take())
+            elif self._batcher:
+                self._passed += bool(self._recordings)
                 self._step(self._batcher.take())
 
     def _receive(self, *, block: bool) -> bool:
@@ -76,16 +88,17 @@ class Worker:
         if kind == wire.DROP:
             self._forget(key)
             return
+        batcher = self._recordings if kind == wire.WHOLE else self._batcher
         if key not in self._utterances:
             try:
-                self._utterances[key] = _Utterance(self._model.begin())
+                self._utterances[key] = _Utterance(self._model.begin(), is_recorded=kind == wire.WHOLE)
             except Exception as problem:  # noqa: BLE001 it fails this utterance; the others go on
                 self._fail(key, problem)
                 return
-            self._batcher.begin(key)
+            batcher.begin(key)
         audio = np.frombuffer(body, dtype="<i2").astype(np.float32) / np.float32(32_768)
         self._utterances[key].samples += len(audio)
-        self._batcher.add(key, audio, last=kind == wire.LAST)
+        batcher.add(key, audio, last=kind in (wire.LAST, wire.WHOLE))
 
     def _step(self, dues: Sequence[Due]) -> None:
         pieces = [Piece(self._utterances[due.key].state, due.audio, due.last) for due in dues]
@@ -108,7 +121,7 @@ class Worker:
             final = recognition(utterance.tokens, samples=utterance.samples, times=self._facts.word_times)
             self._forget(due.key)
             self._send(wire.FINAL, due.key, wire.pack(final))
-        elif not self._batcher.is_ready(due.key):
+        elif not utterance.is_recorded and not self._batcher.is_ready(due.key):
             self._send(wire.TEXT, due.key, text_of(utterance.tokens).encode())
 
     def _fail(self, key: int, problem: Exception) -> None:
@@ -121,6 +134,7 @@ class Worker:
 
     def _forget(self, key: int) -> None:
         self._batcher.drop(key)
+        self._recordings.drop(key)
         utterance = self._utterances.pop(key, None)
         if utterance is not None:
             self._model.end(utterance.state)
@@ -137,17 +151,19 @@ def _kind(device: str) -> str:
     return "cuda" if device.startswith("cuda") else "cpu"
 
 
-def _load(engine: socket.socket, name: str, options: LoadOptions, slots: int | None) -> tuple[Model, int]:
+def _load(
+    engine: socket.socket, name: str, options: LoadOptions, slots: int | None
+) -> tuple[Model, wire.Loaded]:
     def report(progress: str) -> None:
         engine.sendall(wire.message(wire.PROGRESS, body=progress.encode()))
 
     report(f"loading {options.name} from {options.path} with {name}")
     model = backend(name)(options)
+    kind = _kind(model.facts.device)
     if slots is None:
-        slots = calibrate(model, most=_MOST_SLOTS[_kind(model.facts.device)], report=report)
-    else:
-        model.reserve(slots)
-    return model, slots
+        slots = calibrate(model, most=_MOST_SLOTS[kind], report=report)
+    model.reserve(slots + _RECORDINGS[kind])
+    return model, wire.Loaded(model.facts, slots, _RECORDINGS[kind])
 
 
 def _refusal(problem: Exception) -> bytes:
@@ -175,13 +191,13 @@ def main() -> None:
     options = LoadOptions(**{**order["options"], "languages": tuple(order["options"]["languages"])})
     with engine:
         try:
-            model, slots = _load(engine, order["backend"], options, order["slots"])
+            model, loaded = _load(engine, order["backend"], options, order["slots"])
         except Exception as problem:  # noqa: BLE001 whatever it is, the engine is told
             engine.sendall(wire.message(wire.REFUSED, body=_refusal(problem)))
             return
-        engine.sendall(wire.message(wire.LOADED, body=wire.pack_facts(model.facts, slots)))
+        engine.sendall(wire.message(wire.LOADED, body=wire.pack_loaded(loaded)))
         try:
-            Worker(engine, model, slots).run()
+            Worker(engine, model, loaded).run()
         except ConnectionError:
             return  # the engine closed while an answer was on its way
 
