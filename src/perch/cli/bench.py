@@ -1,4 +1,4 @@
-"""``perch bench WHAT``: what a gateway can take, measured from outside."""
+"""``perch bench WHAT``: what a gateway can take, measured from outside; and what a model can."""
 
 import argparse
 import asyncio
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
+from perch.cli import bench_engine
 from perch.cli.native_client import DEFAULT_SERVER, stream_url
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
     about = "sessions at the pace of speech: how many before an SLO is missed"
     _add_load(kinds.add_parser("load", help=about, description=about[0].upper() + about[1:] + "."))
+    about = bench_engine.ABOUT
+    bench_engine.add_arguments(
+        kinds.add_parser("engine", help=about, description=about[0].upper() + about[1:] + ".")
+    )
 
 
 def _add_load(parser: argparse.ArgumentParser) -> None:
@@ -96,6 +101,10 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(args: argparse.Namespace) -> int:
+    return await (bench_engine.run(args) if args.what == "engine" else _run_load(args))
+
+
+async def _run_load(args: argparse.Namespace) -> int:
     """Load the gateway.
 
     0: every SLO held at each of ``--sessions``, or the ramp found its knee. 1: not so. 2: misuse.

@@ -1,8 +1,7 @@
 """sherpa-onnx as in its Python examples: ``decode_stream`` of one stream after the other."""
 
 import os
-from collections.abc import Sequence
-from importlib import import_module
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,44 +9,59 @@ import numpy as np
 
 from perch.core.audio import RATE
 from perch.enginebench.plain import Heard, PlainLoop, Spec
-from perch.errors import BadConfig
+from perch.inference.parakeet import sherpa as served
 from perch.inference.parakeet.model import Audio
+from perch.inference.parakeet.sherpa_device import device_of
+from perch.inference.parakeet.sherpa_export import read_export
+from perch.inference.parakeet.sherpa_files import find
+from perch.inference.parakeet.sherpa_streaming import DROPPED, TAIL
 
-_TAIL = np.zeros(RATE, dtype=np.float32)
-"""Silence after an utterance, by which the library's own examples have a stream's last words decoded."""
+
+@dataclass(slots=True)
+class _Utterance:
+    stream: Any
+    samples: int = 0
 
 
 class Streaming:
-    """Implements ``PlainLoop`` with an ``OnlineRecognizer``."""
+    """Implements ``PlainLoop`` with an ``OnlineRecognizer``.
+
+    Utterances have the same silence before and after them as in the worker process, so that both sides
+    compute the same chunks and should write the same words.
+    """
 
     about = "OnlineRecognizer.decode_stream, one stream after the other"
     most = None
 
-    def __init__(self, recogniser: Any) -> None:
+    def __init__(self, recogniser: Any, chunk: int) -> None:
         self._recogniser = recogniser
+        self._chunk = chunk
 
-    def open(self) -> Any:
-        return self._recogniser.create_stream()
+    def open(self) -> _Utterance:
+        stream = self._recogniser.create_stream()
+        stream.accept_waveform(RATE, np.zeros(DROPPED, dtype=np.float32))
+        return _Utterance(stream)
 
-    def feed(self, utterance: Any, audio: Audio) -> None:
-        utterance.accept_waveform(RATE, audio)
-        self._decode(utterance)
+    def feed(self, utterance: _Utterance, audio: Audio) -> None:
+        utterance.samples += len(audio)
+        utterance.stream.accept_waveform(RATE, audio)
+        self._decode(utterance.stream)
 
-    def finish(self, utterance: Any) -> Heard:
-        utterance.accept_waveform(RATE, _TAIL)
-        utterance.input_finished()
-        self._decode(utterance)
-        tokens = self._recogniser.tokens(utterance)
-        return Heard(self._recogniser.get_result(utterance), len(tokens))
+    def finish(self, utterance: _Utterance) -> Heard:
+        silence = TAIL + -(utterance.samples + TAIL) % self._chunk
+        utterance.stream.accept_waveform(RATE, np.zeros(silence, dtype=np.float32))
+        self._decode(utterance.stream)
+        tokens = self._recogniser.tokens(utterance.stream)
+        return Heard(self._recogniser.get_result(utterance.stream), len(tokens))
 
     def whole(self, audio: Audio) -> Heard:
         utterance = self.open()
         self.feed(utterance, audio)
         return self.finish(utterance)
 
-    def _decode(self, utterance: Any) -> None:
-        while self._recogniser.is_ready(utterance):
-            self._recogniser.decode_stream(utterance)
+    def _decode(self, stream: Any) -> None:
+        while self._recogniser.is_ready(stream):
+            self._recogniser.decode_stream(stream)
 
 
 class Offline:
@@ -81,33 +95,9 @@ def load(spec: Spec) -> PlainLoop:
     Raises:
         BadConfig: The folder is not an export for sherpa-onnx.
     """
-    sherpa: Any = import_module("sherpa_onnx")
-    folder = Path(spec.options.path)
-    common = {
-        "tokens": str(_file(folder, "tokens.txt", spec)),
-        "num_threads": spec.options.threads or len(os.sched_getaffinity(0)),
-        "provider": "cuda" if spec.options.device == "cuda" else "cpu",
-    }
-    if not list(folder.glob("*encoder*.onnx")):
-        model = str(_file(folder, "*model*.onnx", spec))
-        return Offline(sherpa.OfflineRecognizer.from_nemo_ctc(model=model, **common))
-    parts = {part: str(_file(folder, f"*{part}*.onnx", spec)) for part in ("encoder", "decoder", "joiner")}
-    if spec.chunk:
-        return Streaming(sherpa.OnlineRecognizer.from_transducer(**parts, **common))
-    return Offline(sherpa.OfflineRecognizer.from_transducer(**parts, **common, model_type="nemo_transducer"))
-
-
-def _file(folder: Path, pattern: str, spec: Spec) -> Path:
-    """The int8 file where there are both, unless float32 was asked for or is for a GPU."""
-    found = sorted(folder.glob(pattern))
-    wants_int8 = spec.options.dtype == "int8" or (
-        spec.options.dtype == "auto" and spec.options.device != "cuda"
-    )
-    fitting = _fitting(found, wants_int8=wants_int8)
-    if not fitting:
-        raise BadConfig(f"{folder} has no {pattern}: it is no export for sherpa-onnx.")
-    return fitting[0]
-
-
-def _fitting(found: Sequence[Path], *, wants_int8: bool) -> Sequence[Path]:
-    return [path for path in found if (".int8." in path.name) == wants_int8] or found
+    library = served._library()  # noqa: SLF001
+    device = device_of(library, spec.options)
+    export = read_export(find(Path(spec.options.path), "float32" if device == "cuda" else spec.options.dtype))
+    threads = spec.options.threads or len(os.sched_getaffinity(0))
+    recogniser = served._recogniser(library, export, device, threads)  # noqa: SLF001
+    return Streaming(recogniser, spec.chunk) if spec.chunk else Offline(recogniser)

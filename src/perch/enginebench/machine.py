@@ -1,0 +1,30 @@
+"""Where a run took place, for the report."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from perch.enginebench import proc
+
+_PACKAGES = {
+    "sherpa-onnx": ("sherpa-onnx",),
+    "transformers": ("transformers", "torch"),
+    "nemo": ("nemo-toolkit", "torch"),
+}
+
+
+def machine(backend: str) -> dict[str, str]:
+    """The processor, what else it does, and the library's version."""
+    libraries = [f"{name} {found}" for name in _PACKAGES.get(backend, ()) if (found := _version(name))]
+    return {
+        "processor": f"{proc.processor()}, {len(os.sched_getaffinity(0))} cores",
+        "load average before": f"{os.getloadavg()[0]:.1f}",
+        "software": ", ".join([f"Python {platform.python_version()}", *libraries]),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
