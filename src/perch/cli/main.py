@@ -19,6 +19,7 @@ VERBS = {
     "config": "check the settings, or print an example",
     "bench": "find out how many sessions a gateway takes",
     "keys": "make, list, revoke and check API keys",
+    "models": "pull, list and remove the weights of models",
 }
 
 

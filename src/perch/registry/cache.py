@@ -92,6 +92,12 @@ class ModelCache:
             if model.is_dir() and not model.name.startswith("."):
                 yield from sorted(folder for folder in model.iterdir() if folder.is_dir())
 
+    def there(self, model_id: str, backend: str | None = None) -> tuple[str, ...]:
+        """The backends for which anything of a model is here, also by half."""
+        folders = (folder for folder in self._folders() if folder.parent.name == model_id)
+        backends = dict.fromkeys(folder.name.removesuffix(".pulling") for folder in folders)
+        return tuple(name for name in backends if backend in {None, name})
+
     def remove(self, model_id: str, backend: str) -> bool:
         """Remove the weights, also if they are there by half; whether there was anything.
 

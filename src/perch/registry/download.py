@@ -76,18 +76,15 @@ class Puller:
 
     async def _pull(self, entry: Entry, weights: Weights) -> Held:
         work = _Work(self.cache.workplace(entry.id, weights.backend))
-        place = self.cache.place(entry.id, weights.backend)
         if self.hub.offline:
             return self._finish(self._adopted(entry, weights, work), work)
-        work.take_up(place)
+        work.open()
         try:
             async with Client(self.hub.endpoint, self.hub.token, read_s=self.read_s) as client:
                 fetching = self._from_archive if weights.archive else self._from_hub
                 manifest = await fetching(client, entry, weights, work)
         except Unreachable as error:
-            raise absent(
-                self.cache, entry, weights, f"{_sentence(str(error))}: is there a network?"
-            ) from error
+            raise absent(self.cache, entry, weights, f"There is no connection: {error}.") from error
         except Broken as error:
             raise ModelUnavailable(
                 f"The pull of {entry.id} was given up: {error}. What came is kept; run it again to go on."
@@ -98,9 +95,12 @@ class Puller:
         listing = await persist(
             lambda: list_files(client, self.hub, weights), self.patience, say=self.report.say
         )
+        work.take_up(self.cache.place(entry.id, weights.backend))
         work.keep_only(weights.source, listing.revision, listing.files)
         _check_complete(weights, [remote.name for remote in listing.files], weights.source)
         self._check_room(_total(listing.files, weights) - work.bytes())
+        for remote in listing.files:
+            self.report.begin(remote.name, remote.size)
         try:
             files = {
                 remote.name: await fetch(
@@ -123,6 +123,7 @@ class Puller:
         if not archive.is_file():  # whole: it gets this name at its end
             self._check_room(int(weights.gigabytes * 1e9 * (1 + _UNPACKED)) - work.bytes())
             remote = RemoteFile(url.name, url, sha256=weights.sha256.get(url.name))
+            self.report.begin(remote.name, remote.size)
             try:
                 await fetch(client, remote, archive, work.folder, patience=self.patience, report=self.report)
             except Refused as refused:
@@ -165,6 +166,8 @@ class Puller:
         """The one step from "not there" to "there"."""
         place = self.cache.place(manifest.id, manifest.backend)
         manifest.write(work.files)
+        if place.is_dir():
+            shutil.rmtree(place)
         work.files.rename(place)
         shutil.rmtree(work.folder)
         return Held(manifest.id, manifest.backend, place, manifest)
@@ -193,15 +196,16 @@ class _Work:
     def _note(self) -> Path:
         return self.folder / "source.json"
 
+    def open(self) -> None:
+        self.files.mkdir(parents=True, exist_ok=True)
+
     def take_up(self, place: Path) -> None:
-        """Go on from what is there: an earlier pull, or files that lie at ``place`` without being whole."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Use the files that lie at ``place`` without being known to be whole."""
+        self.open()
         if place.is_dir():
-            if self.files.is_dir():
-                shutil.rmtree(self.files)
+            shutil.rmtree(self.files)
             place.rename(self.files)
             (self.files / NAME).unlink(missing_ok=True)
-        self.files.mkdir(exist_ok=True)
 
     def keep_only(self, source: str, revision: str, files: tuple[RemoteFile, ...]) -> None:
         """Drop what is of no use for ``files``: other files, and those of another commit that have no digest."""
@@ -223,10 +227,6 @@ class _Work:
     def bytes(self) -> int:
         """What is there already."""
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _read_json(path: Path) -> object:
@@ -274,13 +274,14 @@ def missing_files(cache: ModelCache, entry: Entry, weights: Weights) -> list[str
 def absent(cache: ModelCache, entry: Entry, weights: Weights, why: str) -> ModelUnavailable:
     """An error that says what is missing, where it belongs, and how it gets there without a network."""
     place = cache.place(entry.id, weights.backend)
-    what = weights.archive or f"repository {weights.repository}"
-    missing = ", ".join(missing_files(cache, entry, weights)) or "nothing but the check of what is there"
+    missing = ", ".join(missing_files(cache, entry, weights))
     command = f"perch models pull {entry.id} --backend {weights.backend}"
-    return ModelUnavailable(
-        f"The {weights.backend} weights of {entry.id} are not here. {why}\n"
-        f"Missing in {place}: {missing} (of {what}).\n"
-        f"Where there is a network run: {command} --models-dir FOLDER\n"
-        f"then copy FOLDER/{entry.id} into {cache.folder}. Files that you got in another way go to {place}; then "
-        f"run: {command} --offline"
-    )
+    lines = [f"The {weights.backend} weights of {entry.id} are not here. {why}"]
+    if missing:
+        lines += [
+            f"Missing in {place}: {missing}, from {weights.source}.",
+            f"Where there is a network run: {command} --models-dir FOLDER",
+            f"then copy FOLDER/{entry.id} into {cache.folder}.",
+        ]
+    lines.append(f"Files that were put into {place} by hand are checked and taken by: {command} --offline")
+    return ModelUnavailable("\n".join(lines))

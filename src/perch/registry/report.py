@@ -7,7 +7,7 @@ class Report(Protocol):
     """Whoever shows it: a terminal, a log, a test."""
 
     def begin(self, name: str, size: int | None) -> None:
-        """A file of ``size`` bytes is being fetched."""
+        """A file of ``size`` bytes will be fetched; all files of a pull are told before the first comes."""
 
     def at(self, name: str, position: int) -> None:
         """So many bytes of it are here; fewer than before if it began anew."""

@@ -40,7 +40,6 @@ async def fetch(
         Refused: The server does not give it.
         Broken: The connection broke too often; what came stays for the next time.
     """
-    report.begin(remote.name, remote.size)
     part = Part.of(target, parts / f"{remote.name}.part")
     await part.read_again()
     if part.size == remote.size and remote.sha256 not in {None, part.sha256}:
@@ -131,7 +130,7 @@ async def _fetch_rest(client: Client, remote: RemoteFile, part: Part, report: Re
     if remote.size is not None and part.size > remote.size:
         part.begin(None)
     async with client.get(remote.url, _resuming(remote, part)) as response:
-        size = _begin_or_go_on(response, part)
+        size = _begin_or_go_on(response, remote, part)
         await part.append(response, remote.name, report)
     size = size if remote.size is None else remote.size
     if size is not None and part.size < size:
@@ -147,7 +146,7 @@ def _resuming(remote: RemoteFile, part: Part) -> Mapping[str, str]:
     return asked if validator is None else {**asked, "If-Range": validator}
 
 
-def _begin_or_go_on(response: aiohttp.ClientResponse, part: Part) -> int | None:
+def _begin_or_go_on(response: aiohttp.ClientResponse, remote: RemoteFile, part: Part) -> int | None:
     """Make ``part`` fit what the server sends; the size that the whole will have, if it is told."""
     if response.status == 416:  # there is nothing after what we have: it was another file's
         part.begin(None)
@@ -158,8 +157,11 @@ def _begin_or_go_on(response: aiohttp.ClientResponse, part: Part) -> int | None:
             part.begin(None)
             raise Broken("another piece came than was asked for")
         return None if told[2] == "*" else int(told[2])
+    size = response.content_length
+    if None not in {size, remote.size} and size != remote.size:  # such as a proxy's page: keep what we have
+        raise Broken(f"{response.url.host} sent {size} bytes as {remote.name} instead of {remote.size}")
     part.begin(_validator_of(response))
-    return response.content_length
+    return size
 
 
 def _validator_of(response: aiohttp.ClientResponse) -> str | None:
