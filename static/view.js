@@ -23,12 +23,13 @@ export class View {
 
   // --- the recogniser -----------------------------------------------------------------------------
 
-  showBackend({ backend, model, notice, status, problem }, reachable) {
+  showBackend({ backend, model, streaming_mode, capabilities, notice, status, problem }, reachable) {
     const ready = reachable && (status === undefined || ["ready", "ok"].includes(status));
     this.#at("backend").dataset.state = !reachable ? "offline" : ready ? "ready" : "waiting";
     const name = BACKENDS[backend] ?? backend ?? "Recogniser";
     this.#say("backend-name", !reachable ? "Server not reachable" : ready ? name : `${name}: not ready yet`);
-    this.#say("backend-model", reachable ? (model ?? "") : "");
+    const mode = streaming_mode ?? capabilities?.streaming_mode;
+    this.#say("backend-model", reachable ? [model, mode].filter(Boolean).join(" · ") : "");
     this.#show("mock", backend === "mock");
     if (backend === "mock" && notice) this.#say("mock-notice", notice);
     if (reachable) this.#showText("notice", problem ?? (backend === "mock" ? "" : (notice ?? "")));

@@ -165,10 +165,22 @@ class Settings(BaseSettings):
     )
 
     perch_engine_recogniser: str = Field(
-        "embedded", description="Recogniser of the engine started beside the gateway."
+        "auto",
+        description="Recogniser of the engine started beside the gateway: auto is the best model whose weights are here, else embedded.",
+    )
+    perch_engine_model: str = Field(
+        "", description="Model of that engine, by its name in the catalogue or by path, instead."
+    )
+    perch_models_dir: Path | None = Field(
+        None, description="Folder of the models' weights. Unset: ~/.cache/perch/models."
     )
     perch_engine_slots: int | None = Field(
-        None, ge=1, description="Streams that engine takes at the same time. Unset: by its cores."
+        None,
+        ge=1,
+        description="Streams that engine takes at the same time. Unset: by its cores, or measured at its start.",
+    )
+    perch_engine_start_s: float = Field(
+        900.0, gt=0, description="Seconds that engine may take to load its model and measure its slots."
     )
 
     riva_host: str = Field(
@@ -500,7 +512,10 @@ def _unknown(environment: Mapping[str, str]) -> list[str]:
         f"{name.upper()}_{place}" for name in _SECRETS for place in ("FILE", "SECRET")
     }
     known |= {"PERCH_ENGINE_API_KEY", "PERCH_API_KEY"}  # read by perch engine and perch transcribe
-    known |= {"PERCH_MODELS_DIR", "PERCH_OFFLINE"}  # read by perch models and whatever takes weights from there
+    known |= {
+        "PERCH_MODELS_DIR",
+        "PERCH_OFFLINE",
+    }  # read by perch models and whatever takes weights from there
     allowed_prefixes = ("PERCH_LOAD_", "PERCH_BENCH_", "PERCH_TEST_")
     return [
         f"{name}: there is no such setting"

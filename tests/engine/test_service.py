@@ -145,7 +145,7 @@ async def test_a_second_configuration_is_refused() -> None:
     assert (code, details) == (INVALID, "only the first message may contain streaming_config")
 
 
-@pytest.mark.parametrize("language", ["en", "ru-RU", "multi"])
+@pytest.mark.parametrize("language", ["en-GB", "ru-RU", "multi"])
 async def test_a_language_that_is_not_served_is_refused_in_rivas_words(language: str) -> None:
     code, details = await refused(streaming_config(language_code=language))
     assert code is INVALID

@@ -113,9 +113,17 @@ class ASRClient(ABC):
 
     @abstractmethod
     def stream(
-        self, config: RecognitionConfig, *, stream_id: str = "", state: StreamState | None = None
+        self,
+        config: RecognitionConfig,
+        *,
+        stream_id: str = "",
+        state: StreamState | None = None,
+        recording: bool = False,
     ) -> ASRStream:
-        """A stream that connects when its ``run`` is awaited; with ``state`` it goes on where another ended."""
+        """A stream that connects when its ``run`` is awaited; with ``state`` it goes on where another ended.
+
+        With ``recording`` nobody waits for each word: an engine that can recognises utterances side by side.
+        """
 
     @abstractmethod
     async def recognize(self, pcm: bytes, config: RecognitionConfig) -> list[Hypothesis]:
@@ -132,6 +140,10 @@ class ASRClient(ABC):
     def load(self) -> ClientLoad:
         """What is going on now; of an engine that is in this process, nothing."""
         return ClientLoad()
+
+    def room(self) -> int | None:
+        """Live streams that the engines have room for, as they published it; None if that is not known."""
+        return None
 
     @abstractmethod
     async def aclose(self) -> None:

@@ -139,6 +139,7 @@ class MockASRClient(ASRClient):
         *,
         stream_id: str = "",  # noqa: ARG002
         state: StreamState | None = None,
+        recording: bool = False,  # noqa: ARG002
     ) -> ASRStream:
         return MockStream(state)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import pybreaker
 
 from perch import errors
+from perch.core import languages
 from perch.core.speech import ModelInfo, RecognitionConfig
 
 
@@ -34,6 +35,8 @@ class Endpoint:
     address: str
     breaker: pybreaker.CircuitBreaker
     active: int = 0
+    recorded: int = 0
+    """Of the active streams, those of recordings on an engine that takes them beside its slots."""
     opened_at: float = 0.0
     """When the breaker last opened, by the monotonic clock: the wall clock may jump."""
     probing: bool = False
@@ -48,10 +51,29 @@ class Endpoint:
         """Whether its models, as far as they are known, include what ``config`` asks for."""
         return not self.models or any(
             (not config.model or model.name == config.model)
-            and (not config.language or not model.languages or config.language in model.languages)
+            and (
+                not config.language
+                or not model.languages
+                or languages.find(model.languages, config.language) is not None
+            )
             for model in self.models
             if model.streaming
         )
+
+    @property
+    def takes_recordings(self) -> bool:
+        return any(model.takes_recordings for model in self.models)
+
+    @property
+    def slots(self) -> int | None:
+        """Live streams it carries, if it says so."""
+        told = [model.slots for model in self.models if model.streaming and model.slots is not None]
+        return max(told) if told else None
+
+    @property
+    def room(self) -> int | None:
+        """Live streams it has room for, as far as this client knows; None if it does not say."""
+        return None if self.slots is None else max(0, self.slots - (self.active - self.recorded))
 
 
 def counts_against_endpoint(error: BaseException) -> bool:
@@ -80,26 +102,39 @@ class EndpointPool:
 
     @contextmanager
     def lease(
-        self, config: RecognitionConfig | None = None, *, avoid: Endpoint | None = None
+        self,
+        config: RecognitionConfig | None = None,
+        *,
+        avoid: Endpoint | None = None,
+        recording: bool = False,
     ) -> Iterator[Endpoint]:
         """Count one more stream on the best endpoint for as long as the block runs.
 
-        ``avoid`` is used only if there is no other.
+        ``avoid`` is used only if there is no other, and so is one whose slots are all taken.
 
         Raises:
             EngineUnavailable: Every breaker is open.
             EngineFull: Every endpoint that is not has its fill of streams.
         """
         endpoint = self._choose(config or RecognitionConfig(), avoid)
+        recorded = recording and endpoint.takes_recordings
         endpoint.active += 1
+        endpoint.recorded += recorded
         probing = endpoint.breaker.current_state != pybreaker.STATE_CLOSED
         endpoint.probing |= probing
         try:
             yield endpoint
         finally:
             endpoint.active -= 1
+            endpoint.recorded -= recorded
             if probing:
                 endpoint.probing = False
+
+    def room(self) -> int | None:
+        """Live streams that all endpoints in use have room for together; None if one of them does not say."""
+        rooms = [endpoint.room for endpoint in self.endpoints if endpoint.serving]
+        known = [room for room in rooms if room is not None]
+        return sum(known) if known and len(known) == len(rooms) else None
 
     def answered(self, endpoint: Endpoint) -> None:
         """``endpoint`` is well."""
@@ -129,8 +164,14 @@ class EndpointPool:
         if not roomy:
             raise errors.EngineFull("Every speech engine is at its limit of streams.", retry_after=1.0)
 
-        def rank(endpoint: Endpoint) -> tuple[bool, bool, bool, int]:
-            return not endpoint.serving, endpoint is avoid, not endpoint.suits(config), endpoint.active
+        def rank(endpoint: Endpoint) -> tuple[bool, bool, bool, bool, int]:
+            return (
+                not endpoint.serving,
+                endpoint is avoid,
+                not endpoint.suits(config),
+                endpoint.room == 0,
+                endpoint.active,
+            )
 
         return min(roomy, key=rank)
 

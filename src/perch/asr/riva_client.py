@@ -108,11 +108,16 @@ class RivaASRClient(ASRClient):
         return self._pool
 
     def stream(
-        self, config: RecognitionConfig, *, stream_id: str = "", state: StreamState | None = None
+        self,
+        config: RecognitionConfig,
+        *,
+        stream_id: str = "",
+        state: StreamState | None = None,
+        recording: bool = False,
     ) -> ASRStream:
         wanted = self._completed(config)
         failed: list[Endpoint] = []  # the one this stream saw fail last, to be tried after all others
-        open_attempt = partial(self._attempt, wanted, stream_id, failed)
+        open_attempt = partial(self._attempt, wanted, stream_id, failed, recording=recording)
         stream = ResumableStream(open_attempt, self._config.stream, state, watch=self._watch)
         self._streams.add(stream)
         return stream
@@ -127,6 +132,9 @@ class RivaASRClient(ASRClient):
                 for e in self._pool.endpoints
             ),
         )
+
+    def room(self) -> int | None:
+        return self._pool.room()
 
     async def recognize(self, pcm: bytes, config: RecognitionConfig) -> list[Hypothesis]:
         """Recognise a whole recording; an engine without an offline model is given it as a stream."""
@@ -234,13 +242,13 @@ class RivaASRClient(ASRClient):
 
     @asynccontextmanager
     async def _attempt(
-        self, config: RecognitionConfig, stream_id: str, failed: list[Endpoint]
+        self, config: RecognitionConfig, stream_id: str, failed: list[Endpoint], *, recording: bool
     ) -> AsyncIterator[Attempt]:
         """A connected, configured attempt; watched while it lasts and freed at the end, whatever happens."""
         self._keep_watch()
         avoid = failed[-1] if failed else None
         with (
-            self._pool.lease(config, avoid=avoid) as endpoint,
+            self._pool.lease(config, avoid=avoid, recording=recording) as endpoint,
             self._watch.attempt(endpoint.address) as metadata,
             self._channels_of(endpoint).call(metadata) as call,
         ):
@@ -253,7 +261,8 @@ class RivaASRClient(ASRClient):
             )
             self._attempts.add(attempt)
             try:
-                await attempt.open(wire.config_request(config, stream_id))
+                asked = _as_recording(config) if recording and endpoint.takes_recordings else config
+                await attempt.open(wire.config_request(asked, stream_id))
                 yield attempt
             except errors.EngineFault as error:
                 self._pool.failed(endpoint, error)
@@ -290,7 +299,7 @@ class RivaASRClient(ASRClient):
 
     async def _recognize_offline(self, pcm: bytes, config: RecognitionConfig) -> list[Hypothesis]:
         request = asr.RecognizeRequest(config=convert.config_to_proto(config), audio=pcm)
-        with self._pool.lease(config) as endpoint:
+        with self._pool.lease(config, recording=True) as endpoint:
             response = await self._unary(
                 endpoint,
                 RECOGNIZE,
@@ -302,7 +311,7 @@ class RivaASRClient(ASRClient):
 
     async def _recognize_streaming(self, pcm: bytes, config: RecognitionConfig) -> list[Hypothesis]:
         finals: list[Hypothesis] = []
-        stream = self.stream(replace(config, interim_results=False))
+        stream = self.stream(replace(config, interim_results=False), recording=True)
 
         def collect(heard: Hypothesis | Notice) -> None:
             if isinstance(heard, Hypothesis) and heard.is_final:
@@ -336,6 +345,10 @@ class RivaASRClient(ASRClient):
             word_times=self._config.word_times,
             endpointing=config.endpointing or self._config.endpointing,
         )
+
+
+def _as_recording(config: RecognitionConfig) -> RecognitionConfig:
+    return replace(config, interim_results=False, custom={**config.custom, convert.RECORDING: "true"})
 
 
 def _version(path: Path) -> tuple[int, int] | None:

@@ -147,9 +147,10 @@ def _plan(args: argparse.Namespace) -> "Plan":
 
     if args.model is None:
         raise BadConfig("--model PATH is missing: the folder with the weights to measure.")
+    options = options_of(args)
     return Plan(
-        backend=args.backend or backend_of(args.model),
-        options=options_of(args),
+        backend=args.backend or backend_of(Path(options.path)),
+        options=options,
         recordings=clips.load(args.audio),
         choose=_ramp(args.most) if args.ramp else _these(args.streams or _STREAMS),
         seconds=args.seconds,

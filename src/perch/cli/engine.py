@@ -14,8 +14,10 @@ from perch.errors import BadConfig, PerchError
 if TYPE_CHECKING:
     from perch.engine.config import ServerTls
     from perch.engine.server import EngineServer
+    from perch.inference.choice import Choice, Machine
     from perch.inference.parakeet.model import LoadOptions
     from perch.inference.recogniser import Recogniser
+    from perch.registry.cache import ModelCache
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recogniser",
         default="embedded",
-        help="embedded, or scripted for tone words in tests (default: %(default)s)",
+        help="embedded; auto, which is the best model whose weights are here and can be run, else embedded; "
+        "or scripted for tone words in tests (default: %(default)s)",
     )
     add_model_arguments(parser)
     parser.add_argument(
@@ -71,20 +74,28 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("a model of your own, instead of --recogniser")
     model.add_argument(
         "--model",
-        metavar="PATH",
-        type=Path,
-        help="its weights: a folder (transformers, ONNX) or a .nemo file",
+        metavar="NAME|PATH",
+        help="a model of the catalogue (perch models list), or weights: a folder (transformers, ONNX) or a .nemo file",
     )
-    model.add_argument("--name", help="what clients call it (default: the folder's name)")
     model.add_argument(
-        "--languages", default="en-US", help="language tags, with commas between (default: %(default)s)"
+        "--models-dir",
+        type=Path,
+        metavar="FOLDER",
+        help="where the weights of the catalogue's models are (default: $PERCH_MODELS_DIR, else ~/.cache/perch/models)",
+    )
+    model.add_argument("--name", help="what clients call it (default: the model's or the folder's name)")
+    model.add_argument(
+        "--languages", help="language tags, with commas between (default: the catalogue's, else en-US)"
     )
     model.add_argument("--backend", help="the library that runs it (default: told by its files)")
     model.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: CUDA where there is one"
     )
     model.add_argument(
-        "--allow-cpu", action="store_true", help="run on the CPU even if it is too slow for production"
+        "--allow-cpu",
+        action="store_true",
+        default=os.environ.get("ALLOW_CPU", "").lower() in {"1", "true", "yes"},
+        help="run on the CPU even if it is too slow for production (default: $ALLOW_CPU)",
     )
     model.add_argument(
         "--mode",
@@ -175,21 +186,90 @@ async def _stop(server: "EngineServer", ending: _Ending) -> None:
 
 
 async def _load(args: argparse.Namespace) -> "Recogniser":
-    from perch.inference.loader import load_model, load_recogniser
+    from perch.inference.loader import load_recogniser
 
-    if args.model is None:
+    if args.model is not None:
+        return await _load_model(args, _choice(args))
+    if args.recogniser != "auto":
         return await load_recogniser(args.recogniser, slots=args.slots)
-    return await load_model(options_of(args), backend=args.backend, slots=args.slots)
+    if (choice := _best(args)) is not None:
+        return await _load_model(args, choice)
+    return await load_recogniser("embedded", slots=args.slots)
+
+
+async def _load_model(args: argparse.Namespace, choice: "Choice | None") -> "Recogniser":
+    from perch.inference.loader import about, load_model
+    from perch.registry import catalogue
+
+    options = _options(args, choice)
+    entry = catalogue.find(options.name)
+    return await load_model(
+        options,
+        backend=choice.backend if choice else args.backend,
+        slots=args.slots,
+        aliases=tuple(name for name in (*entry.names, entry.engine_model) if name != options.name)
+        if entry
+        else (),
+        about=about(entry) if entry else {},
+    )
+
+
+def _choice(args: argparse.Namespace) -> "Choice | None":
+    """The weights of the catalogue's model that ``--model`` names; None if it is a path."""
+    from perch.inference.choice import named
+    from perch.registry import catalogue
+
+    entry = catalogue.find(args.model)
+    if entry is not None and not Path(args.model).exists():
+        return named(entry, _cache(args), _machine(args), backend=args.backend)
+    if not Path(args.model).exists():
+        raise BadConfig(
+            f"{args.model} is neither a file or folder nor a model of the catalogue, which has: "
+            f"{', '.join(catalogue.names())}."
+        )
+    return None
+
+
+def _best(args: argparse.Namespace) -> "Choice | None":
+    from perch.inference.choice import best
+
+    return best(_cache(args), _machine(args))
+
+
+def _cache(args: argparse.Namespace) -> "ModelCache":
+    from perch.registry.cache import ModelCache, default_folder
+
+    return ModelCache(args.models_dir or default_folder(os.environ))
+
+
+def _machine(args: argparse.Namespace) -> "Machine":
+    from perch.inference.choice import Machine
+    from perch.registry.machine import has_cuda
+
+    return Machine(cuda=args.device != "cpu" and has_cuda(os.environ), allow_cpu=args.allow_cpu)
 
 
 def options_of(args: argparse.Namespace) -> "LoadOptions":
-    """How the model of ``add_model_arguments`` is loaded."""
-    from perch.inference.parakeet.model import LoadOptions
+    """How the model of ``add_model_arguments`` is loaded.
 
+    Raises:
+        BadConfig: There is no such model, or its weights are not here.
+    """
+    return _options(args, _choice(args))
+
+
+def _options(args: argparse.Namespace, choice: "Choice | None") -> "LoadOptions":
+    from perch.inference.parakeet.model import LoadOptions
+    from perch.registry import catalogue
+
+    path = choice.path if choice else Path(args.model)
+    name = args.name or (choice.entry.id if choice else path.stem)
+    entry = catalogue.find(name)
+    spoken = entry.languages if entry else ("en-US",)
     return LoadOptions(
-        path=str(args.model),
-        name=args.name or args.model.stem,
-        languages=tuple(tag.strip() for tag in args.languages.split(",")),
+        path=str(path),
+        name=name,
+        languages=tuple(tag.strip() for tag in args.languages.split(",")) if args.languages else spoken,
         device=args.device,
         allow_cpu=args.allow_cpu,
         mode=args.mode,

@@ -107,9 +107,13 @@ def _client(loaded: settings.Settings, engine: EngineProcess | None, watch: Engi
 async def _engine(loaded: settings.Settings, stack: AsyncExitStack) -> EngineProcess:
     """An engine beside the gateway, watched for as long as ``stack`` lives."""
     arguments = ["--recogniser", loaded.perch_engine_recogniser]
+    if loaded.perch_engine_model:
+        arguments += ["--model", loaded.perch_engine_model]
+    if loaded.perch_models_dir is not None:
+        arguments += ["--models-dir", str(loaded.perch_models_dir)]
     if loaded.perch_engine_slots is not None:
         arguments += ["--slots", str(loaded.perch_engine_slots)]
-    engine = EngineProcess(arguments)
+    engine = EngineProcess(arguments, start_s=loaded.perch_engine_start_s)
     print("Starting the speech engine …", file=sys.stderr)
     stack.push_async_callback(engine.aclose)
     await engine.start()
@@ -128,9 +132,11 @@ def _announce(config: GatewayConfig, engine: EngineState, port: int, self_signed
     scheme = "http" if config.tls is None else "https"
     host = "localhost" if config.host in {"127.0.0.1", "::1", "0.0.0.0", "::"} else config.host  # noqa: S104
     backend = engine.backend
+    abilities = backend.abilities.get(backend.model)
+    mode = "" if abilities is None else f", {abilities.streaming_mode}"
     lines = [
         f"Perch is listening: open {scheme}://{host}:{port}/ and speak.",
-        f"  backend  {backend.kind}{f', model {backend.model}' if backend.model else ''}",
+        f"  backend  {backend.kind}{f', model {backend.model}{mode}' if backend.model else ''}",
     ]
     if engine.problem is not None:
         lines.append(f"  PROBLEM  {engine.problem.message} Sessions are refused until it answers.")

@@ -3,6 +3,7 @@
 Positions are samples at ``core.audio.RATE`` from the first sample of the session.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -101,12 +102,29 @@ class ResumeOffer:
 
 
 @dataclass(frozen=True, slots=True)
+class Abilities:
+    """What a model does with a stream, as far as its engine says."""
+
+    streaming_mode: str
+    """``cache-aware``: each frame is encoded once; ``buffered``: in overlapping windows; ``vad-segmented``: each
+    utterance when it is over."""
+    chunk_ms: int | None = None
+    """Audio of one step: words come that often."""
+    lookahead_ms: int | None = None
+    """Audio after a word that must be there before the word can be."""
+    word_times: bool = True
+    punctuation: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Backend:
     """What recognises: ``kind`` is riva, engine or mock; ``notice`` is what a user must know about it."""
 
     kind: str
     model: str = ""
     notice: str = ""
+    abilities: Mapping[str, Abilities] = field(default_factory=dict)
+    """By model; those of which the engine says nothing are not there."""
 
 
 @dataclass(frozen=True, slots=True)

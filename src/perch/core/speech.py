@@ -89,3 +89,19 @@ class ModelInfo:
     offline: bool = False
     sample_rate: int | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Other names it answers to."""
+        return tuple(name for name in self.parameters.get("aliases", "").split(",") if name)
+
+    @property
+    def slots(self) -> int | None:
+        """Streams it carries at the same time, if the engine says so."""
+        told = self.parameters.get("slots", "")
+        return int(told) if told.isdecimal() else None
+
+    @property
+    def takes_recordings(self) -> bool:
+        """Whether the engine has a way of its own for recordings, beside its streams."""
+        return self.parameters.get("recordings", "0") not in {"", "0"}

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from perch.core import languages
 from perch.core.speech import ModelInfo, RecognitionConfig
 from perch.inference.recogniser import Capabilities, model_info
 from perch.riva.status import unavailable_model
@@ -19,7 +20,6 @@ class Catalogue:
         self._capabilities = capabilities
         self._accept_any_model = accept_any_model
         self._names = frozenset({"", capabilities.model, *capabilities.aliases})
-        self._languages = {code.lower(): code for code in capabilities.languages}
 
     def models(self, name: str = "") -> list[ModelInfo]:
         """The models of that name: all if it is empty, none if it is unknown, as Riva answers."""
@@ -43,15 +43,21 @@ class Catalogue:
         return replace(config, language=language, model=self._capabilities.model)
 
     def _language(self, code: str) -> str | None:
+        """``code`` as it is told back to the caller: with the region that was asked for, if it has one."""
         if not code:
             return self._capabilities.languages[0]
-        return self._languages.get(code.lower())
+        found = languages.find(self._capabilities.languages, code)
+        return found if found is None or "-" in found else code
 
     def _info(self) -> ModelInfo:
         info = model_info(self._capabilities)
         described = {
             "streaming_mode": self._capabilities.streaming_mode,
             "slots": str(self._capabilities.slots),
+            "recordings": str(self._capabilities.recordings),
+            "word_times": str(self._capabilities.word_times).lower(),
+            "punctuation": str(self._capabilities.punctuation).lower(),
+            "aliases": ",".join(self._capabilities.aliases),
             "notice": self._capabilities.notice,
         }
         return replace(info, parameters={**described, **info.parameters})

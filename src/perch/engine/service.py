@@ -8,7 +8,7 @@ slowing everybody down.
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -19,17 +19,20 @@ from perch.engine.auth import check_key
 from perch.engine.catalogue import Catalogue
 from perch.engine.config import EngineConfig
 from perch.engine.idle import IdleSequence
+from perch.engine.recording import RecordingStream
 from perch.engine.scheduler import Scheduler
 from perch.engine.stream import RecognitionStream
 from perch.engine.voice import TimedDetector, TimedVoice
 from perch.errors import BadMessage, InternalError, PerchError
 from perch.inference.endpointer import Defaults, Endpointer
-from perch.inference.recogniser import Recogniser
+from perch.inference.recogniser import Recogniser, RecordingRecogniser
 from perch.riva import convert
 from perch.riva.proto import asr_grpc
 from perch.riva.status import status_from_error
 
 log = logging.getLogger(__name__)
+
+Stream = RecognitionStream | RecordingStream
 
 
 class RecognitionService(asr_grpc.RivaSpeechRecognitionServicer):  # type: ignore[misc] # untyped stubs
@@ -49,13 +52,14 @@ class RecognitionService(asr_grpc.RivaSpeechRecognitionServicer):  # type: ignor
             first = await _first(messages)
             asked = first.streaming_config
             config = self._resolve(asked.config, "online", interim_results=asked.interim_results)
-            async with self._open(asked.config, config) as stream:
+            is_recording = config.custom.get(convert.RECORDING) == "true"
+            async with self._open(asked.config, config, is_recording=is_recording) as stream:
                 await self._converse(stream, messages, context, first.id.value)
 
     async def Recognize(self, request: Any, context: Any) -> Any:  # noqa: N802
         async with self._call(context):
             config = self._resolve(request.config, "offline", interim_results=False)
-            async with self._open(request.config, config) as stream:
+            async with self._open(request.config, config, is_recording=True) as stream:
                 finals = [*await stream.feed(request.audio), *await stream.finish()]
             return convert.offline_to_proto(finals, request_id=request.id.value)
 
@@ -64,7 +68,7 @@ class RecognitionService(asr_grpc.RivaSpeechRecognitionServicer):  # type: ignor
             return convert.models_to_proto(self._catalogue.models(request.model_name))
 
     async def _converse(
-        self, stream: RecognitionStream, messages: AsyncIterator[Any], context: Any, request_id: str
+        self, stream: Stream, messages: AsyncIterator[Any], context: Any, request_id: str
     ) -> None:
         now = asyncio.get_running_loop().time
         idle = IdleSequence(self._config.idle_sequence_s, since=now())
@@ -83,26 +87,50 @@ class RecognitionService(asr_grpc.RivaSpeechRecognitionServicer):  # type: ignor
         return self._catalogue.resolve(asked, sample_rate=message.sample_rate_hertz, kind=kind)
 
     @asynccontextmanager
-    async def _open(self, message: Any, config: RecognitionConfig) -> AsyncIterator[RecognitionStream]:
+    async def _open(
+        self, message: Any, config: RecognitionConfig, *, is_recording: bool
+    ) -> AsyncIterator[Stream]:
         decoder = RivaDecoder(convert.audio_from_proto(message))  # refused before a slot is taken
+        recogniser = self._recogniser
+        if is_recording and isinstance(recogniser, RecordingRecogniser):
+            async with aclosing(self._recording(recogniser, decoder, config)) as recording:
+                yield recording
+            _report(recording)
+            return
         async with self._scheduler.lease(config) as voice:
             stream = self._stream(voice, decoder, config)
             try:
                 yield stream
             finally:
-                log.info("recognised %.2f s of audio, %d finals", stream.seconds, stream.finals)
+                _report(stream)
+
+    def _recording(
+        self, recogniser: RecordingRecogniser, decoder: RivaDecoder, config: RecognitionConfig
+    ) -> RecordingStream:
+        detector, endpointer = self._ears(config)
+        return RecordingStream(
+            recogniser=recogniser,
+            detector=detector,
+            endpointer=endpointer,
+            decoder=decoder,
+            config=config,
+        )
 
     def _stream(
         self, voice: TimedVoice, decoder: RivaDecoder, config: RecognitionConfig
     ) -> RecognitionStream:
+        detector, endpointer = self._ears(config)
+        return RecognitionStream(
+            voice=voice, detector=detector, endpointer=endpointer, decoder=decoder, config=config
+        )
+
+    def _ears(self, config: RecognitionConfig) -> tuple[TimedDetector, Endpointer]:
+        """What finds the utterances of one stream."""
         detector = self._recogniser.detector()
         longest = Defaults(max_utterance=self._recogniser.capabilities.max_utterance)
-        return RecognitionStream(
-            voice=voice,
-            detector=TimedDetector(detector, timeout_s=self._config.voice_timeout_s),
-            endpointer=Endpointer(config.endpointing, detector.frame, longest),
-            decoder=decoder,
-            config=config,
+        return (
+            TimedDetector(detector, timeout_s=self._config.voice_timeout_s),
+            Endpointer(config.endpointing, detector.frame, longest),
         )
 
     @asynccontextmanager
@@ -133,6 +161,10 @@ class _Responses:
         )
         self._continued = self._continued or any(h.is_final and h.text for h in hypotheses)
         return response
+
+
+def _report(stream: Stream) -> None:
+    log.info("recognised %.2f s of audio, %d finals", stream.seconds, stream.finals)
 
 
 async def _first(messages: AsyncIterator[Any]) -> Any:

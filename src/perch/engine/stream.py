@@ -76,7 +76,7 @@ class RecognitionStream:
             BadAudio: The bytes are not the audio that was declared.
             EngineFailed: The recogniser died, or did not answer in time.
         """
-        for part in _slices(payload, SLICE):
+        for part in slices(payload, SLICE):
             await self._hear(self._decoder.decode(part))
         if force_eou:
             await self._act(self._endpointer.close(0))
@@ -100,7 +100,7 @@ class RecognitionStream:
     # --- hearing
 
     async def _hear(self, pcm: bytes) -> None:
-        for piece in _slices(pcm, samples_to_bytes(PIECE)):
+        for piece in slices(pcm, samples_to_bytes(PIECE)):
             self._window.append(piece)
             probabilities = await self._detector.probabilities(piece)
             await self._act(self._endpointer.feed(probabilities))
@@ -138,7 +138,7 @@ class RecognitionStream:
         utterance, self._utterance, self._partial = self._utterance, None, None
         recognition = await self._voice.finish()
         if utterance is not None and recognition.text:
-            self._say_final(self._final(utterance, recognition, at))
+            self._say_final(final_of(recognition, self._config, start=utterance.start, end=at))
 
     # --- saying
 
@@ -157,17 +157,6 @@ class RecognitionStream:
         self._answer.append(final)
         self.finals += 1
 
-    def _final(self, utterance: _Utterance, recognition: Recognition, end: int) -> Hypothesis:
-        words = _on_clock(recognition.words, start=utterance.start, end=end)
-        return Hypothesis(
-            recognition.text,
-            is_final=True,
-            words=words if self._config.word_times else (),
-            confidence=recognition.confidence,
-            end=end,
-            language=self._config.language,
-        )
-
     def _take_answer(self) -> list[Hypothesis]:
         answer, self._answer = self._answer, []
         if self._partial is not None:
@@ -176,7 +165,21 @@ class RecognitionStream:
         return answer
 
 
-def _slices(data: bytes, size: int) -> Iterator[bytes]:
+def final_of(recognition: Recognition, config: RecognitionConfig, *, start: int, end: int) -> Hypothesis:
+    """What is told of an utterance that lies from ``start`` to ``end`` on the stream's clock."""
+    words = _on_clock(recognition.words, start=start, end=end) if config.word_times else ()
+    return Hypothesis(
+        recognition.text,
+        is_final=True,
+        words=words,
+        confidence=recognition.confidence,
+        end=end,
+        language=config.language,
+    )
+
+
+def slices(data: bytes, size: int) -> Iterator[bytes]:
+    """``data`` in pieces of at most ``size`` bytes."""
     return (data[i : i + size] for i in range(0, len(data), size))
 
 

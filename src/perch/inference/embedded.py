@@ -21,8 +21,8 @@ from perch.inference.worker_pool import Channel, Zygote
 
 NOTICE = (
     "Demonstration recogniser: pocketsphinx on the CPU, American English only. Expect about every second "
-    "word to be wrong on hard audio and every fifth on short, clear sentences. For real work connect NVIDIA "
-    "Riva or a Speech NIM with a Parakeet model: set RIVA_HOST."
+    "word to be wrong on hard audio and every fifth on short, clear sentences. For real work take Parakeet: "
+    "perch models pull parakeet-tdt-0.6b-v2 and start again, or set RIVA_HOST to a Riva or Speech NIM."
 )
 
 SLOTS_PER_CORE = 3

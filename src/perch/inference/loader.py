@@ -3,12 +3,15 @@
 What a recogniser needs is imported only when it is asked for.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from perch.errors import BadConfig
 from perch.inference.parakeet.backends import backend_of
 from perch.inference.parakeet.model import LoadOptions
 from perch.inference.recogniser import Recogniser
+from perch.registry.catalogue import Entry
 
 RECOGNISERS = ("embedded", "scripted")
 
@@ -53,6 +56,7 @@ async def load_model(
     backend: str | None = None,
     slots: int | None = None,
     aliases: tuple[str, ...] = (),
+    about: Mapping[str, str] = MappingProxyType({}),
 ) -> Recogniser:
     """A running recogniser of a model's weights; the caller closes it.
 
@@ -61,6 +65,7 @@ async def load_model(
         backend: The library that runs them; None is told by their files.
         slots: Streams at the same time; None finds out how many this machine carries.
         aliases: Other names the model is asked for by.
+        about: What else is to be published of it.
 
     Raises:
         BadConfig: What was asked for cannot be; the message says what to do.
@@ -69,4 +74,15 @@ async def load_model(
     from perch.inference.parakeet.recogniser import ModelRecogniser  # noqa: PLC0415
 
     name = backend or backend_of(Path(options.path))
-    return await ModelRecogniser.start(name, options, slots=slots, aliases=aliases)
+    return await ModelRecogniser.start(name, options, slots=slots, aliases=aliases, about=about)
+
+
+def about(entry: Entry) -> dict[str, str]:
+    """What an engine publishes of a model that the catalogue knows."""
+    return {
+        "engine": entry.engine,
+        "engine_model": entry.engine_model,
+        "tier": entry.tier,
+        "licence": entry.licence,
+        "memory_gb": f"{entry.memory_gb:g}",
+    }

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from perch.core.languages import find, primary
 from perch.core.speech import ModelInfo, RecognitionConfig
 from perch.errors import LanguageUnsupported, ModelUnavailable
 
@@ -36,14 +37,16 @@ def chosen(
 def _model(wanted: str, models: Sequence[ModelInfo], elsewhere: Iterable[str]) -> str:
     if wanted in _ANY:
         return ""
-    names = {info.name.lower(): info.name for info in models}
+    names = {name.lower(): info.name for info in models for name in (*info.aliases, info.name)}
     if wanted.lower() in names:
         return names[wanted.lower()]
     if any(wanted.lower() == name or wanted.lower().startswith(f"{name}-") for name in elsewhere):
         return ""
     if not models:
         return wanted
-    raise ModelUnavailable(f"There is no model {wanted!r}; there is {', '.join(sorted(names.values()))}.")
+    raise ModelUnavailable(
+        f"There is no model {wanted!r}; there is {', '.join(sorted(set(names.values())))}."
+    )
 
 
 def _language(wanted: str, model: str, models: Sequence[ModelInfo]) -> str:
@@ -53,27 +56,18 @@ def _language(wanted: str, model: str, models: Sequence[ModelInfo]) -> str:
     offered = list(dict.fromkeys(language for info in suitable for language in info.languages))
     if not offered:
         return wanted
-    for matches in (_same, _same_primary):
-        for language in offered:
-            if matches(language, wanted):
-                return language
+    found = find(offered, wanted) or _same_primary(offered, wanted)
+    if found is not None:
+        return found if "-" in found else wanted
     name = model or (suitable[0].name if len({info.name for info in suitable}) == 1 else "")
     subject = f"Model {name} only supports" if name else "The models here only support"
     raise LanguageUnsupported(f"{subject} {_spoken(offered)}.")
 
 
-def _same(offered: str, wanted: str) -> bool:
-    return offered.lower() == wanted.lower().replace("_", "-")
-
-
-def _same_primary(offered: str, wanted: str) -> bool:
-    """A bare language stands for any region of it, and so does a region we do not have."""
-    return _primary(offered) == _primary(wanted)
-
-
-def _primary(tag: str) -> str:
-    return tag.replace("_", "-").partition("-")[0].lower()
+def _same_primary(offered: Iterable[str], wanted: str) -> str | None:
+    """A region that we do not have is better served by another than not at all."""
+    return next((language for language in offered if primary(language) == primary(wanted)), None)
 
 
 def _spoken(languages: Iterable[str]) -> str:
-    return ", ".join(dict.fromkeys(_NAMES.get(_primary(language), language) for language in languages))
+    return ", ".join(dict.fromkeys(_NAMES.get(primary(language), language) for language in languages))

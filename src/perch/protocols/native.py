@@ -5,7 +5,7 @@ docs/reference/protocol.md is written for its users; tests hold the two together
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -203,11 +203,14 @@ def _only(message: Mapping[str, Any], *allowed: str) -> None:
 
 def _ready(event: Ready) -> dict[str, Any]:
     backend, limits = event.backend, event.limits
+    model = event.config.recognition.model or backend.model
+    abilities = backend.abilities.get(model)
     return {
         "type": "ready",
         "protocol": VERSION,
         "backend": backend.kind,
-        "model": event.config.recognition.model or backend.model,
+        "model": model,
+        "capabilities": None if abilities is None else asdict(abilities),
         "notice": backend.notice or None,
         "config": settings.describe(event.config),
         "limits": {name: getattr(limits, name) for name in limits.__slots__},

@@ -22,6 +22,9 @@ ENCODING_NAMES: dict[int, str] = {
     AudioEncoding.ALAW: "alaw",
     AudioEncoding.OGGOPUS: "oggopus",
 }
+RECORDING = "perch.recording"
+"""Key of ``custom_configuration`` by which Perch tells an engine of its own that a stream is a recording."""
+
 _LANGUAGES = "language_code"
 
 

@@ -100,6 +100,11 @@ class Admission:
         return self._taken["all", ""]
 
     @property
+    def has_parked(self) -> bool:
+        """Whether a session waits for its client."""
+        return bool(self._parked["all", ""])
+
+    @property
     def is_open(self) -> bool:
         return not self._shut
 

@@ -137,13 +137,16 @@ async def ready(request: web.Request) -> web.Response:
     """Whether a session opened now would be served."""
     config, parts = request.app[CONFIG], request.app[PARTS]
     state = parts.monitor.state
+    abilities = state.backend.abilities.get(state.backend.model)
     body: dict[str, Any] = {
         "status": "ready",
         "backend": state.backend.kind,
         "model": state.backend.model,
+        "streaming_mode": None if abilities is None else abilities.streaming_mode,
         "notice": state.backend.notice or None,
         "sessions": parts.admission.active,
         "max_sessions": config.admission.max_sessions,
+        "engine_room": parts.client.room(),
         "auth_required": parts.authenticator.required,
     }
     if not config.asr_enabled:
@@ -158,7 +161,8 @@ async def ready(request: web.Request) -> web.Response:
 async def models(request: web.Request) -> web.Response:
     parts = request.app[PARTS]
     await parts.authenticator.authenticate(credentials(request), _MODELS_SCOPE)
-    listed = [_describe(info) for info in _merged(parts.monitor.state.models)]
+    state = parts.monitor.state
+    listed = [_describe(info, state.backend.kind) for info in _merged(state.models)]
     return web.json_response({"object": "list", "data": listed})
 
 
@@ -166,15 +170,16 @@ async def model(request: web.Request) -> web.Response:
     parts = request.app[PARTS]
     await parts.authenticator.authenticate(credentials(request), _MODELS_SCOPE)
     wanted = request.match_info["id"]
-    known = _merged(parts.monitor.state.models)
-    found = [info for info in known if info.name == wanted]
+    state = parts.monitor.state
+    known = _merged(state.models)
+    found = [info for info in known if wanted in (info.name, *info.aliases)]
     if not found:
         names = sorted(info.name for info in known)
         missing = errors.ModelUnavailable(
             f"There is no model {wanted!r}; there is {', '.join(names) or 'none'}."
         )
         return error_response(missing, status=404)
-    return web.json_response(_describe(found[0]))
+    return web.json_response(_describe(found[0], state.backend.kind))
 
 
 def _merged(listed: Iterable[ModelInfo]) -> list[ModelInfo]:
@@ -188,18 +193,30 @@ def _merged(listed: Iterable[ModelInfo]) -> list[ModelInfo]:
     return list(merged.values())
 
 
-def _describe(info: ModelInfo) -> dict[str, Any]:
+def _describe(info: ModelInfo, backend: str) -> dict[str, Any]:
+    """A model as OpenAI's clients know it, and what its engine says of it besides; null is not said."""
+    says = info.parameters
+    memory = says.get("memory_gb")
     return {
         "id": info.name,
         "object": "model",
         "created": _CREATED,
         "owned_by": "perch",
+        "engine": says.get("engine", backend),
+        "engine_model": says.get("engine_model"),
+        "aliases": list(info.aliases),
+        "tier": says.get("tier"),
+        "licence": says.get("licence"),
         "capabilities": {
             "languages": list(info.languages),
             "streaming": info.streaming,
+            "streaming_mode": says.get("streaming_mode"),
+            "word_timestamps": says["word_times"] == "true" if "word_times" in says else None,
             "offline": info.offline,
             "sample_rate": info.sample_rate,
+            "max_streams": info.slots,
         },
+        "resource_hints": {"vram_gb": None if memory is None else float(memory)},
     }
 
 

@@ -21,8 +21,9 @@ _MAX_DELAY_S = 10.0
 class EngineProcess:
     """``perch engine`` as a child on loopback. Its port stays the same over restarts."""
 
-    def __init__(self, arguments: Sequence[str] = ()) -> None:
+    def __init__(self, arguments: Sequence[str] = (), *, start_s: float = _READY_S) -> None:
         self._arguments = tuple(arguments)
+        self._start_s = start_s
         self._port = 0
         self._process: asyncio.subprocess.Process | None = None
         self._lifeline: int | None = None
@@ -99,10 +100,10 @@ class EngineProcess:
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", buffering=0)
         )
         try:
-            async with asyncio.timeout(_READY_S):
+            async with asyncio.timeout(self._start_s):
                 line = await reader.readline()
         except TimeoutError as error:
-            raise EngineUnavailable(f"The engine did not start within {_READY_S:g} s.") from error
+            raise EngineUnavailable(f"The engine did not start within {self._start_s:g} s.") from error
         finally:
             transport.close()
         if not line.strip().isdigit():

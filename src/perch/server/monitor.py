@@ -8,7 +8,7 @@ import structlog
 
 from perch import errors
 from perch.asr.base import ASRClient
-from perch.core.messages import Backend
+from perch.core.messages import Abilities, Backend
 from perch.core.speech import ModelInfo
 from perch.observability.metrics import Metrics
 
@@ -79,6 +79,7 @@ class EngineMonitor:
     def _answered(self, models: tuple[ModelInfo, ...]) -> EngineState:
         """An engine of ours says in its parameters what its user must know."""
         backend = self._client.backend
+        backend = replace(backend, abilities=_abilities(models))
         first = models[0] if models else None
         if first is not None and not backend.model:
             backend = replace(
@@ -87,3 +88,21 @@ class EngineMonitor:
         if first is None:
             return EngineState(backend, problem=errors.EngineUnavailable("The engine has no model loaded."))
         return EngineState(backend, models)
+
+
+def _abilities(models: tuple[ModelInfo, ...]) -> dict[str, Abilities]:
+    told = {info.name: info.parameters for info in models if "streaming_mode" in info.parameters}
+    return {
+        name: Abilities(
+            streaming_mode=says["streaming_mode"],
+            chunk_ms=_number(says.get("chunk_ms", "")),
+            lookahead_ms=_number(says.get("lookahead_ms", "")),
+            word_times=says.get("word_times", "true") == "true",
+            punctuation=says.get("punctuation", "false") == "true",
+        )
+        for name, says in told.items()
+    }
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None

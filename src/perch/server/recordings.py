@@ -92,7 +92,7 @@ class Recording:
         """
         count = await asyncio.to_thread(_channels, file) if separate else None
         total_s = await asyncio.to_thread(_length, file)
-        streams = [self._client.stream(recognition) for _ in range(count or 1)]
+        streams = [self._client.stream(recognition, recording=True) for _ in range(count or 1)]
         numbers = SegmentNumbers()
         transcripts = [Transcript(channel=k, numbers=numbers) for k in range(len(streams))]
         finals: list[list[Final]] = [[] for _ in streams]

@@ -18,7 +18,7 @@ from perch.server.auth import Credentials, Principal, check_origin, strip_creden
 from perch.server.connection import Connection
 from perch.server.live import LiveSession
 from perch.server.observers import Audience
-from perch.server.parts import CONFIG, PARTS
+from perch.server.parts import CONFIG, PARTS, Parts
 from perch.server.replies import error_response
 from perch.server.socket import Socket
 
@@ -43,6 +43,7 @@ def handler(choose: Callable[[web.Request], Dialect]) -> Handler:
 async def _stream(request: web.Request, dialect: Dialect) -> web.StreamResponse:
     parts = request.app[PARTS]
     principal = await admitted(request)
+    _check_room(parts)
     stream_id = request.headers.get("X-Request-ID", "")[:64] or f"st_{secrets.token_hex(8)}"
     lease = leased(request, principal)
     if request.headers.get("Upgrade", "").lower() != "websocket":
@@ -84,6 +85,17 @@ async def admitted(request: web.Request) -> Principal:
     if problem is not None and parts.admission.is_open:
         raise errors.EngineUnavailable(problem.message, retry_after=problem.retry_after or 2.0)
     return principal
+
+
+def _check_room(parts: Parts) -> None:
+    """Refuse a stream that the engines have published no slot for, before the upgrade.
+
+    Not while a session is parked: whoever comes may come to take that up, and its slot is held for it.
+    """
+    if parts.client.room() == 0 and not parts.admission.has_parked:
+        raise errors.AtCapacity(
+            "The speech engine carries as many streams as it can. Try again shortly.", retry_after=2.0
+        )
 
 
 def leased(request: web.Request, principal: Principal) -> Lease:

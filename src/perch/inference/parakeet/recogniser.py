@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain, repeat
+from types import MappingProxyType
 
 from perch.core.audio import bytes_to_samples, samples_to_ms, samples_to_seconds
 from perch.core.speech import RecognitionConfig
@@ -88,15 +90,13 @@ class ModelRecogniser:
         vad: SileroVad,
         process: ModelProcess,
         order: tuple[str, LoadOptions, int | None],
-        aliases: tuple[str, ...],
+        published: Capabilities,
     ) -> None:
         self._vad = vad
         self._process = process
         backend, options, slots = order
         self._order = (backend, options, slots or process.slots)  # measured once, not at every restart
-        self._capabilities = replace(
-            capabilities_of(process.facts, process.slots, aliases), recordings=process.recordings
-        )
+        self._capabilities = published
         self._health = Health()
         self._taken = 0
         self._recordings = asyncio.Semaphore(process.recordings)
@@ -105,7 +105,13 @@ class ModelRecogniser:
 
     @classmethod
     async def start(
-        cls, backend: str, options: LoadOptions, *, slots: int | None = None, aliases: tuple[str, ...] = ()
+        cls,
+        backend: str,
+        options: LoadOptions,
+        *,
+        slots: int | None = None,
+        aliases: tuple[str, ...] = (),
+        about: Mapping[str, str] = MappingProxyType({}),
     ) -> "ModelRecogniser":
         """Load the model and return once it recognises.
 
@@ -114,6 +120,7 @@ class ModelRecogniser:
             options: What to load, and how.
             slots: Streams at the same time; None finds out how many this machine carries.
             aliases: Other names the model is asked for by.
+            about: What else is to be published of it.
 
         Raises:
             BadConfig: What was asked for cannot be.
@@ -125,7 +132,9 @@ class ModelRecogniser:
         except BaseException:
             await vad.aclose()
             raise
-        return cls(vad, process, (backend, options, slots), aliases)
+        told = capabilities_of(process.facts, process.slots, aliases)
+        published = replace(told, recordings=process.recordings, parameters={**told.parameters, **about})
+        return cls(vad, process, (backend, options, slots), published)
 
     @property
     def capabilities(self) -> Capabilities:
