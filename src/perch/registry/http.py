@@ -1,5 +1,6 @@
 """Requests to a hub and its content network: redirects, credentials, time limits, and which failures may pass."""
 
+import base64
 import email.utils
 import json
 import os
@@ -101,7 +102,7 @@ class Client:
                     url = _target(url, response.headers.get("Location", ""))
         except aiohttp.ClientConnectorCertificateError as error:
             raise _untrusted(url) from error
-        except aiohttp.InvalidURL as error:
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
             raise ModelUnavailable(f"{url} is no address that can be fetched.") from error
         except aiohttp.ClientHttpProxyError as error:
             raise ModelUnavailable(f"The proxy refuses {url.host} (status {error.status}).") from error
@@ -119,8 +120,10 @@ class Client:
         assert self._session is not None
         own = {"Authorization": f"Bearer {self.token}"} if self.token and _same_origin(url, self.home) else {}
         proxy, login = _proxy_of(url)
+        if url.scheme == "http":  # the proxy reads the request itself
+            own |= login
         return self._session.get(
-            url, headers={**headers, **own}, allow_redirects=False, proxy=proxy, proxy_auth=login
+            url, headers={**headers, **own}, allow_redirects=False, proxy=proxy, proxy_headers=login
         )
 
     async def get_json(self, url: URL) -> Any:
@@ -176,17 +179,19 @@ def _same_origin(one: URL, other: URL) -> bool:
     return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)
 
 
-def _proxy_of(url: URL) -> tuple[URL | None, aiohttp.BasicAuth | None]:
-    """The proxy that the environment names for ``url``, and the login that is in its address.
+def _proxy_of(url: URL) -> tuple[URL | None, dict[str, str]]:
+    """The proxy that the environment names for ``url``, and the header with the login that is in its address.
 
     The client library's own way would read .netrc too, and refuse to send a token beside what it finds.
     """
     proxies = urllib.request.getproxies()
     if url.scheme not in proxies or not url.host or urllib.request.proxy_bypass(url.host):
-        return None, None
+        return None, {}
     proxy = URL(proxies[url.scheme])
-    login = aiohttp.BasicAuth(proxy.user, proxy.password or "") if proxy.user else None
-    return proxy.with_user(None), login
+    if not proxy.user:
+        return proxy, {}
+    login = base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
+    return proxy.with_user(None), {"Proxy-Authorization": f"Basic {login}"}
 
 
 def _reason(error: Exception) -> str:
