@@ -50,7 +50,8 @@ class RecordingStream:
         self._config = config
         self._ahead = 2 * recogniser.capabilities.recordings
         self._window = PcmWindow()
-        self._start = 0
+        self._start: int | None = None
+        """Where the utterance that is open began: all of it is kept until it is whole."""
         self._pending: deque[_Pending] = deque()
         self._answer: list[Hypothesis] = []
         self.finals = 0
@@ -103,20 +104,22 @@ class RecordingStream:
         for piece in slices(pcm, samples_to_bytes(PIECE)):
             self._window.append(piece)
             await self._act(self._endpointer.feed(await self._detector.probabilities(piece)))
-            self._window.drop_before(self._endpointer.needed_from)
+            needed = self._endpointer.needed_from
+            self._window.drop_before(needed if self._start is None else min(needed, self._start))
             await asyncio.sleep(0)  # a detector that never waits must not keep streams waiting
 
     async def _act(self, decisions: list[Decision]) -> None:
         for decision in decisions:
             if isinstance(decision, Begin):
                 self._start = decision.at
-            elif isinstance(decision, End):
-                await self._hand_over(decision.at)
+            elif isinstance(decision, End) and self._start is not None:
+                start, self._start = self._start, None
+                await self._hand_over(start, decision.at)
 
-    async def _hand_over(self, end: int) -> None:
-        pcm = self._window.read(self._start, end)
+    async def _hand_over(self, start: int, end: int) -> None:
+        pcm = self._window.read(start, end)
         task = asyncio.create_task(self._recogniser.recognise(pcm), name="recorded utterance")
-        self._pending.append(_Pending(self._start, end, task))
+        self._pending.append(_Pending(start, end, task))
         while len(self._pending) > self._ahead:
             await self._take_first()
 
