@@ -186,6 +186,12 @@ def test_verify_names_what_has_changed(folder: Path, capsys: pytest.CaptureFixtu
     assert f"perch models pull {V2}" in told.err
 
 
+def test_a_folder_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    assert models("pull", V2, "--models-dir", str(tmp_path / "file")) == 1
+    assert f"{tmp_path / 'file'}/.locks: Not a directory" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("how", ["--offline", "PERCH_OFFLINE", "HF_HUB_OFFLINE"])
 def test_offline_tells_what_is_missing_without_trying(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, how: str

@@ -109,7 +109,8 @@ async def _reported_async(
 
 def _told(error: PerchError | OSError) -> int:
     """Print it; the exit status for it."""
-    print(f"perch models: {error}", file=sys.stderr)
+    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+    print(f"perch models: {text}", file=sys.stderr)
     return 2 if isinstance(error, BadConfig) else 1
 
 
