@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from perch.core.audio import RATE
+from perch.core.audio import RATE, samples_to_bytes
 from perch.enginebench.figures import (
     Agreement,
     Live,
@@ -21,7 +21,8 @@ from perch.enginebench.figures import (
 )
 from perch.enginebench.ours import Ours, chunk_of
 from perch.enginebench.plain import Spec, has_loop
-from perch.enginebench.plain_process import Order, PlainProcess, What
+from perch.enginebench.plain_orders import Order, What
+from perch.enginebench.plain_process import PlainProcess
 from perch.enginebench.script import utterances
 from perch.errors import BadConfig
 from perch.inference.parakeet.model import LoadOptions
@@ -30,6 +31,9 @@ from perch.inference.recogniser import Capabilities
 
 WHOLE_LIMIT_MS = 1000.0
 """What p95 may be where an utterance is one piece."""
+
+_LONGEST_WHOLE = 6 * RATE
+"""Samples of such an utterance: as long as people speak without a pause."""
 
 Tell = Callable[[str], None]
 Choose = Callable[[Sequence[Live], Sequence[Live]], int | None]
@@ -184,14 +188,16 @@ class _Runner:
             self._campaign.ready_s = perf_counter() - began
             self._campaign.capabilities = recogniser.capabilities
             self._campaign.chunk = chunk_of(recogniser)
-            self._clips = utterances(self._plan.recordings, recogniser.capabilities.max_utterance)
+            longest = recogniser.capabilities.max_utterance
+            if not self._campaign.chunk:
+                longest = min(longest, _LONGEST_WHOLE)
+            self._clips = utterances(self._plan.recordings, longest)
         finally:
             await recogniser.aclose()
 
     async def step(self, streams: int) -> Step:
         """Live rounds of both sides in turn, then rounds as fast as it goes."""
-        plan = self._plan
-        seconds = plan.seconds / plan.rounds
+        seconds = self._seconds()
         async with self._sides(streams, f"{streams} streams") as (ours, plain):
             most = plain.loaded.most if plain else 0
             takes_live = plain is not None and (most is None or streams <= most)
@@ -227,6 +233,11 @@ class _Runner:
             pace(said),
             _agreement(told, plain_told),
         )
+
+    def _seconds(self) -> float:
+        """Of a live round: where an utterance is one piece, every stream shall come to the end of one."""
+        least = 0.0 if self._campaign.chunk else 2 * max(map(len, self._clips)) / samples_to_bytes(RATE)
+        return max(self._plan.seconds / self._plan.rounds, least)
 
     async def _in_turn(
         self, about: str, ours: "_Measure", plain: "_Measure | None"

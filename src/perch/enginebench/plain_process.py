@@ -3,44 +3,16 @@
 import asyncio
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from time import perf_counter
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from perch.enginebench.figures import Round
 from perch.enginebench.plain import Spec, load
+from perch.enginebench.plain_orders import Loaded, Order, Refusal
 from perch.enginebench.plain_rounds import PlainRounds
 from perch.errors import BadConfig, EngineFailed, PerchError
-
-What = Literal["warm", "live", "flat_out", "offline"]
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A round to run: ``streams`` of them for ``seconds``; of an offline round, files."""
-
-    what: What
-    streams: int
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """What a process has loaded."""
-
-    about: str
-    most: int | None
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why it did not do what it was asked."""
-
-    code: str
-    message: str
 
 
 class PlainProcess:

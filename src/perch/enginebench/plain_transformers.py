@@ -1,13 +1,16 @@
 """transformers as in its documentation: ``generate`` of one utterance, or one stream, after the other."""
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 
 from perch.core.audio import RATE
 from perch.enginebench.plain import Heard, PlainLoop, Spec
-from perch.inference.parakeet.model import FRAME, Audio
+from perch.inference.parakeet.model import FRAME, Audio, Token
+from perch.inference.parakeet.transformers_common import pieces_of
+from perch.inference.parakeet.words import text_of
 
 _MOST_TOKENS_PER_FRAME = 10
 
@@ -20,6 +23,8 @@ class _Generating:
         self._network = network
         self._processor = processor
         self._is_ctc = is_ctc
+        self._pieces = pieces_of(processor, network.config.vocab_size)
+        self._silent = {network.config.pad_token_id, getattr(network.config, "blank_token_id", None)}
 
     def whole(self, audio: Audio) -> Heard:
         inputs = self._processor(audio, sampling_rate=RATE).to(self._network.device)
@@ -31,13 +36,11 @@ class _Generating:
         return self._heard(self._network.generate(**inputs, **longest, return_dict_in_generate=True))
 
     def _heard(self, outputs: Any) -> Heard:
-        ids = outputs.sequences[0]
-        text = self._processor.decode(ids, skip_special_tokens=True)
-        special = {*self._processor.tokenizer.all_special_ids, self._network.config.pad_token_id}
-        special.add(getattr(self._network.config, "blank_token_id", None))
-        return Heard(
-            text[0] if isinstance(text, tuple) else text, sum(one not in special for one in ids.tolist())
-        )
+        ids = outputs.sequences[0].tolist()
+        if self._is_ctc:
+            ids = [one for one, _ in groupby(ids)]
+        tokens = [Token(self._pieces[one], 0.0) for one in ids if one not in self._silent]
+        return Heard(text_of(tokens), len(tokens))
 
 
 class Offline(_Generating):
@@ -90,19 +93,21 @@ class Streaming(_Generating):
 
     def _features(self, first: Audio, pieces: Iterator[Audio]) -> Iterator[Any]:
         """Feature frames of each piece: the first is shorter, the last is filled up with silence."""
-        extractor = self._processor.feature_extractor
+        hop = self._processor.feature_extractor.hop_length
         heard = first
-        size = self._processor.num_samples_first_audio_chunk
-        yield self._of(_filled(heard[:size], size), is_first=True)
         frame = self._processor.num_mel_frames_first_audio_chunk
+        least = self._processor.num_samples_first_audio_chunk
+        yield self._of(_filled(heard, least), is_first=True)[:, :frame]
         while (piece := next(pieces, None)) is not None:
             heard = np.concatenate([heard, piece])
-            start, size = self._window(frame)
-            yield self._of(_filled(heard[start : start + size], size), is_first=False)
+            yield self._chunk(heard, frame)
             frame += self._processor.num_mel_frames_per_audio_chunk
+        if len(heard) // hop > frame:
+            yield self._chunk(heard, frame)
+
+    def _chunk(self, heard: Audio, frame: int) -> Any:
         start, size = self._window(frame)
-        if len(heard) // extractor.hop_length > frame:
-            yield self._of(_filled(heard[start : start + size], size), is_first=False)
+        return self._of(_filled(heard[start : start + size], size), is_first=False)
 
     def _window(self, frame: int) -> tuple[int, int]:
         extractor = self._processor.feature_extractor
@@ -132,4 +137,4 @@ def load(spec: Spec) -> PlainLoop:
 
 
 def _filled(audio: Audio, size: int) -> Audio:
-    return np.pad(audio, (0, size - len(audio)))
+    return np.pad(audio, (0, max(0, size - len(audio))))

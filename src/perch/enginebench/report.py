@@ -237,7 +237,7 @@ def _row(streams: int, name: str, side: Side, ratio: str) -> tuple[list[str], bo
 
 def _measured(live: Live) -> list[str]:
     return [
-        "yes" if live.held else "no",
+        NOTHING if not live.latency.count else "yes" if live.held else "no",
         *(_number(value, 0) for value in (live.latency.p50, live.latency.p95, live.latency.p99)),
         _number(live.final.p95, 0),
         f"{live.busy:.0%}",
