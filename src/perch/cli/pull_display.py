@@ -75,6 +75,7 @@ class Lines:
         self._console = console
         self._sizes: dict[str, int | None] = {}
         self._told = 0.0
+        self._done: set[str] = set()
 
     def begin(self, name: str, size: int | None) -> None:
         self._sizes[name] = size
@@ -83,8 +84,11 @@ class Lines:
 
     def at(self, name: str, position: int) -> None:
         size = self._sizes[name]
+        if name in self._done:
+            return
         if position == size or monotonic() - self._told >= _EVERY_S:
             self._told = monotonic()
+            self._done |= {name} if position == size else set()
             self.say(f"{name}: {_megabytes(position)} of {_megabytes(size)}")
 
     def say(self, text: str) -> None:
