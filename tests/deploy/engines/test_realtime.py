@@ -83,8 +83,11 @@ async def test_an_unmodified_riva_client_streams_to_it(engine: Any) -> None:
 
 async def test_another_model_is_refused_to_a_stream(engine: Any) -> None:
     async with running(engine), stub_of(engine) as stub:
-        with pytest.raises(grpc.aio.AioRpcError, match="model=whisper"):
-            await recognise(stub, SPEECH, language_code="en-US", model="whisper")
+        conversation = Conversation(stub)
+        await conversation.configure(language_code="en-US", model="whisper")
+        code, details = await conversation.speak_until_it_ends(SPEECH)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "model=whisper" in details
 
 
 async def test_it_transcribes_what_it_is_handed(engine: Any) -> None:
@@ -140,7 +143,7 @@ async def test_while_it_runs_it_is_in_redis_drains_visibly_and_is_gone_at_its_en
 async def _hash(reader: Redis, *, status: str) -> dict[str, str]:
     told: dict[str, str] = {}
     async with asyncio.timeout(10):
-        while told.get("status") != status:  # noqa: ASYNC110 of what is in Redis there is no event
+        while told.get("status") != status:
             await asyncio.sleep(0.02)
             told = {str(key): str(value) for key, value in (await reader.hgetall(WORKER)).items()}
     return told
