@@ -80,7 +80,9 @@ class EngineServer:
     def _build(self) -> Any:
         server = grpc.aio.server(
             options=_options(self._config),
-            maximum_concurrent_rpcs=self.scheduler.slots + self._config.spare_rpcs,
+            maximum_concurrent_rpcs=self.scheduler.slots
+            + self._recogniser.capabilities.recordings
+            + self._config.spare_rpcs,
         )
         service = RecognitionService(self._recogniser, self.scheduler, self._config)
         asr_grpc.add_RivaSpeechRecognitionServicer_to_server(service, server)

@@ -149,10 +149,17 @@ def test_every_frame_is_encoded_once(folders: dict[str, Path], monkeypatch: pyte
     assert 560 <= sum(given) < 560 + 56
 
 
-@pytest.mark.parametrize(("chunk_ms", "frames"), [(80, 1), (160, 2), (560, 7), (1120, 14)])
+@pytest.mark.parametrize(("chunk_ms", "frames"), [(80, 1), (160, 2), (320, 4), (560, 7), (1120, 14)])
 def test_the_chunk_is_configurable(folders: dict[str, Path], chunk_ms: int, frames: int) -> None:
     facts = load(options(folders["streaming"], chunk_ms=chunk_ms)).facts
     assert (facts.mode, facts.chunk) == ("cache-aware", frames * 1280)
+
+
+def test_a_piece_of_two_chunks_says_what_two_pieces_say(folders: dict[str, Path]) -> None:
+    one = recognise(load(options(folders["streaming"], chunk_ms=160)), [sound(5.3), sound(1.0)])
+    two = recognise(load(options(folders["streaming"], chunk_ms=320)), [sound(5.3), sound(1.0)])
+    assert two == one
+    assert one[0]
 
 
 @pytest.mark.parametrize("kind", ["ctc", "rnnt", "tdt"])
@@ -183,7 +190,7 @@ def test_nothing_heard_is_nothing_said(folders: dict[str, Path]) -> None:
     [
         ("rnnt", {"mode": "cache-aware"}, "offline model"),
         ("streaming", {"mode": "buffered"}, "always cache-aware"),
-        ("streaming", {"chunk_ms": 320}, "80, 160, 560, 1120"),
+        ("streaming", {"chunk_ms": 300}, "80, 160, 560, 1120"),
         ("rnnt", {"chunk_ms": 100}, "multiple of 80"),
         ("rnnt", {"dtype": "int8"}, "ONNX"),
         ("rnnt", {"device": "cuda"}, "no CUDA device"),

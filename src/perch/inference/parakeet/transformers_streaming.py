@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from perch.core.audio import RATE, ms_to_samples, samples_to_ms
+from perch.core.audio import RATE, samples_to_ms
 from perch.errors import BadConfig, EngineFailed
 from perch.inference.parakeet.greedy import Decoder, Transducer
 from perch.inference.parakeet.model import FRAME, Audio, Facts, LoadOptions, Piece, Token
@@ -25,6 +25,9 @@ from perch.inference.parakeet.transformers_common import computing, has_punctuat
 
 _FACTOR = 8
 """Feature frames for each encoder frame."""
+
+_MOST_FRAMES = 14
+"""Encoder frames of a piece: 1120 ms."""
 
 
 @dataclass(slots=True)
@@ -59,12 +62,12 @@ class StreamingModel:
         self._torch = torch
         self._network = network
         self._extractor = processor.feature_extractor
-        self._lookahead = _lookahead(options, processor)
+        self._lookahead, self._chunks = _chunking(options, processor)
         self._vocabulary = pieces_of(processor, network.config.vocab_size)
         self._transducer = Transducer(torch, network)
         self._store = SlotStore(torch, network, slots=1)
         self._free = [0]
-        chunk = (self._lookahead + 1) * FRAME
+        chunk = self._chunks * (self._lookahead + 1) * FRAME
         self._facts = Facts(
             model=options.name,
             backend="transformers",
@@ -79,6 +82,7 @@ class StreamingModel:
             parameters={
                 "dtype": str(network.dtype).removeprefix("torch."),
                 "left_context_ms": str(samples_to_ms(self._store.context * FRAME)),
+                "attention_chunk_ms": str(samples_to_ms((self._lookahead + 1) * FRAME)),
             },
         )
 
@@ -123,7 +127,9 @@ class StreamingModel:
         audio = np.concatenate([state.audio, self._emphasised(piece)])
         samples = state.samples + len(piece.audio)
         if not piece.last:
-            return _Work(state, audio, 1, state.features + self._size(first=not state.features))
+            whole = _FACTOR * (self._lookahead + 1)
+            features = self._size(first=not state.features) + (self._chunks - 1) * whole
+            return _Work(state, audio, self._chunks, state.features + features)
         features = samples // self._extractor.hop_length
         missing = features - state.features
         chunks, size = 0, self._size(first=not state.features)
@@ -235,13 +241,22 @@ def _levels(features: int) -> list[int]:
     return counts
 
 
-def _lookahead(options: LoadOptions, processor: Any) -> int:
+def _chunking(options: LoadOptions, processor: Any) -> tuple[int, int]:
+    """The lookahead in frames, and how many of the model's chunks make a piece.
+
+    A piece of a length that the model was not trained for is made of several chunks of the longest one that
+    divides it: fewer steps to schedule, with the accuracy of the shorter chunk.
+    """
     if options.mode not in {"auto", "cache-aware"}:
         raise BadConfig(f"{options.name} is a streaming model: it is always cache-aware, not {options.mode}.")
     supported = sorted(processor.supported_num_lookahead_tokens)
     if options.chunk_ms is None:
-        return 6 if 6 in supported else int(supported[-1])
-    if ms_to_samples(options.chunk_ms) // FRAME - 1 not in supported or options.chunk_ms % 80:
-        offered = ", ".join(str(samples_to_ms((one + 1) * FRAME)) for one in supported)
-        raise BadConfig(f"--chunk-ms is {options.chunk_ms}; {options.name} was trained for {offered}.")
-    return options.chunk_ms // 80 - 1
+        return (6 if 6 in supported else int(supported[-1])), 1
+    frames, rest = divmod(options.chunk_ms, 80)
+    dividing = [one for one in supported if frames and frames % (one + 1) == 0]
+    if rest or not dividing or frames > _MOST_FRAMES:
+        trained = ", ".join(str(samples_to_ms((one + 1) * FRAME)) for one in supported)
+        raise BadConfig(
+            f"--chunk-ms is {options.chunk_ms}; give a multiple of 80 up to 1120. {options.name} was trained for {trained}."
+        )
+    return int(dividing[-1]), frames // (int(dividing[-1]) + 1)
