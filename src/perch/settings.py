@@ -511,11 +511,8 @@ def _unknown(environment: Mapping[str, str]) -> list[str]:
     known = {name.upper() for name in Settings.model_fields} | {
         f"{name.upper()}_{place}" for name in _SECRETS for place in ("FILE", "SECRET")
     }
-    known |= {"PERCH_ENGINE_API_KEY", "PERCH_API_KEY"}  # read by perch engine and perch transcribe
-    known |= {
-        "PERCH_MODELS_DIR",
-        "PERCH_OFFLINE",
-    }  # read by perch models and whatever takes weights from there
+    # Read by perch engine, perch transcribe and perch models.
+    known |= {"PERCH_ENGINE_API_KEY", "PERCH_API_KEY", "PERCH_OFFLINE"}
     allowed_prefixes = ("PERCH_LOAD_", "PERCH_BENCH_", "PERCH_TEST_")
     return [
         f"{name}: there is no such setting"
