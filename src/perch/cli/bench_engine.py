@@ -174,14 +174,20 @@ def _ramp(most: int) -> "Choose":
     """Until the knee of our side is known, and then that of a plain loop that holds as many streams."""
     from perch.loadtest.search import Tried, following
 
-    def after(side: "Sequence[Live]") -> int | None:
-        return following([Tried(one.streams, one.held) for one in side], 1, most)
-
     def choose(ours: "Sequence[Live]", plain: "Sequence[Live]") -> int | None:
-        streams = after(ours)
-        return after(plain) if streams is None and len(plain) == len(ours) else streams
+        streams = following([Tried(one.streams, one.held) for one in ours], 1, most)
+        return _between(plain) if streams is None and len(plain) == len(ours) else streams
 
     return choose
+
+
+def _between(side: "Sequence[Live]") -> int | None:
+    """A number of streams between what a side is known to carry and what it is not; None if there is none."""
+    from perch.enginebench.figures import carried
+
+    low = carried(side)
+    high = min((one.streams for one in side if one.streams > low), default=low)
+    return (low + high) // 2 if high - low > 1 else None
 
 
 def _counts(text: str) -> list[int]:

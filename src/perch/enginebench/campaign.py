@@ -174,6 +174,7 @@ class _Runner:
         self._campaign = campaign
         self._tell = tell
         self._clips: list[bytes] = []
+        self._slots = 1
         if not plan.plain:
             campaign.no_plain = "It was not asked for."
         elif not has_loop(plan.backend):
@@ -186,6 +187,7 @@ class _Runner:
         recogniser = await ModelRecogniser.start(self._plan.backend, self._plan.options)
         try:
             self._campaign.ready_s = perf_counter() - began
+            self._slots = recogniser.capabilities.slots
             self._campaign.capabilities = recogniser.capabilities
             self._campaign.chunk = chunk_of(recogniser)
             longest = recogniser.capabilities.max_utterance
@@ -220,7 +222,7 @@ class _Runner:
         )
 
     async def offline(self, files: int) -> Offline:
-        async with self._sides(1, "recordings") as (ours, plain):
+        async with self._sides(self._slots, "recordings") as (ours, plain):
             told, plain_told = await self._in_turn(
                 f"{files} recordings", lambda: ours.offline(files), _ordered(plain, "offline", files)
             )

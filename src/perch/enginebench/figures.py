@@ -79,7 +79,7 @@ class Live:
     final: Spread
     """Of those that ended an utterance."""
     busy: float
-    """Share of the time in which something was being computed: 1 is all that one side can do."""
+    """Share of the time since the first piece in which something was being computed: 1 is all there is."""
     rtf: float | None
     """Seconds of computing for each second of audio, over all streams."""
     cpu: float | None
@@ -121,7 +121,7 @@ def live(rounds: Sequence[Round], limit_ms: float) -> Live:
     """The figures of one number of streams from all rounds on one side."""
     answers = [answer for each in rounds for answer in each.answers]
     audio_s = sum(each.audio_s for each in rounds)
-    seconds = sum(each.seconds for each in rounds)
+    seconds = sum(each.seconds - min((one.due for one in each.answers), default=0.0) for each in rounds)
     computing = sum(busy(each.answers) for each in rounds)
     return Live(
         streams=rounds[0].streams,

@@ -39,7 +39,8 @@ class _Generating:
         ids = outputs.sequences[0].tolist()
         if self._is_ctc:
             ids = [one for one, _ in groupby(ids)]
-        tokens = [Token(self._pieces[one], 0.0) for one in ids if one not in self._silent]
+        pieces = [self._pieces[one] for one in ids if one not in self._silent]
+        tokens = [Token(piece, 0.0) for piece in pieces if piece]
         return Heard(text_of(tokens), len(tokens))
 
 

@@ -6,8 +6,8 @@ from itertools import count
 
 from perch.core.audio import RATE
 
-LONGEST = 20 * RATE
-"""Samples of an utterance of the script: people pause."""
+LONGEST = 10 * RATE
+"""Samples of an utterance of the script: people pause, and a short round shall hear some to their end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Cue:
 
 
 def utterances(recordings: Sequence[bytes], longest: int) -> list[bytes]:
-    """16-bit recordings cut evenly into utterances of at most ``longest`` samples and 20 seconds."""
+    """16-bit recordings cut evenly into utterances of at most ``longest`` samples and 10 seconds."""
     most = 2 * min(longest, LONGEST)
     cut: list[bytes] = []
     for pcm in recordings:
