@@ -36,7 +36,7 @@ _GROUPS = {
     "The gateway's address and access": ("perch_host", "asr_enabled"),
     "Who may come in": ("perch_key_store", "perch_limits_on_outage"),
     "Limits": ("perch_max_sessions", "perch_max_parked"),
-    "The engine beside the gateway": ("perch_engine_recogniser", "perch_engine_slots"),
+    "The engine beside the gateway": ("perch_engine_recogniser", "perch_engine_start_s"),
     "Riva or Speech NIM": ("riva_host", "perch_grpc_transport"),
     "Logs and traces": ("perch_log_level", "perch_otlp_endpoint"),
 }

@@ -45,7 +45,7 @@ async def running(
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=ROOT,
-        env={**clean, "PYTHONUNBUFFERED": "1", **(environment or {})},
+        env={**clean, "PYTHONUNBUFFERED": "1", "PERCH_MODELS_DIR": "/nowhere", **(environment or {})},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,
