@@ -1,6 +1,8 @@
 """Parakeet as ONNX files by sherpa-onnx: several streams on two cores, without PyTorch."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,10 @@ from perch.inference.parakeet.sherpa_export import Export, read_export
 from perch.inference.parakeet.sherpa_files import find
 from perch.inference.parakeet.sherpa_offline import OfflineModel
 from perch.inference.parakeet.sherpa_streaming import StreamingModel
+
+SESSION = "SessionConfig.session.intra_op.allow_spinning=0\n"
+"""Of onnxruntime on a CPU. Its threads otherwise burn their cores while they wait for each other, which on two
+cores that do anything else besides made a step twice as long and cost two thirds more CPU time."""
 
 INSTALL = "pip install 'perch-asr[onnx]'"
 
@@ -36,7 +42,8 @@ def load(options: LoadOptions) -> Model:
     threads = options.threads or len(os.sched_getaffinity(0))
     facts = _facts(options, export, device, threads)
     try:
-        recogniser = _recogniser(library, export, device, threads)
+        with _provider(device) as provider:
+            recogniser = _recogniser(library, export, provider, threads)
         model: Model = StreamingModel(recogniser, facts) if export.chunks else OfflineModel(recogniser, facts)
         _warm_up(model)
     except (RuntimeError, ValueError, IndexError) as problem:  # what onnxruntime's errors become in Python
@@ -94,14 +101,28 @@ def _facts(options: LoadOptions, export: Export, device: Device, threads: int) -
     )
 
 
-def _recogniser(library: Any, export: Export, device: Device, threads: int) -> Any:
+@contextmanager
+def _provider(device: Device) -> Iterator[str]:
+    """What the library calls a provider: the device's name, and a file of settings while it loads."""
+    if device == "cuda":
+        yield device
+        return
+    settings = os.memfd_create("onnxruntime-settings")  # a file that needs no folder to write to
+    try:
+        os.write(settings, SESSION.encode())
+        yield f"{device}:/proc/self/fd/{settings}"
+    finally:
+        os.close(settings)
+
+
+def _recogniser(library: Any, export: Export, provider: str, threads: int) -> Any:
     files = {role: str(path) for role, path in export.files.parts.items()}
     common = {
         "tokens": str(export.files.tokens),
         "num_threads": threads,
         "sample_rate": RATE,
         "feature_dim": export.bins,
-        "provider": device,
+        "provider": provider,
     }
     if export.chunks:
         return library.OnlineRecognizer.from_transducer(**files, **common)
