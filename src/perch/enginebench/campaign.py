@@ -66,6 +66,9 @@ class Side:
     throughput: float | None
     """Seconds of audio a second, as fast as it goes."""
     pace: Pace
+    each_p95_ms: list[float | None] = field(default_factory=list)
+    """Of each live round: far apart if the machine did other things too."""
+    each_throughput: list[float | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +297,13 @@ def _ordered(plain: PlainProcess | None, what: What, streams: int, seconds: floa
 
 def _side(lives: Sequence[Round], flats: Sequence[Round], limit_ms: float) -> Side:
     said = [one for each in (*lives, *flats) for one in each.said]
-    return Side(live(lives, limit_ms) if lives else None, throughput(flats), pace(said))
+    return Side(
+        live(lives, limit_ms) if lives else None,
+        throughput(flats),
+        pace(said),
+        [live([one], limit_ms).latency.p95 for one in lives],
+        [throughput([one]) for one in flats],
+    )
 
 
 def _agreement(ours: Sequence[Round], plain: Sequence[Round]) -> Agreement | None:

@@ -23,6 +23,7 @@ _HEAD = (
     "p50 ms",
     "p95 ms",
     "p99 ms",
+    "p95 each round",
     "final p95 ms",
     "busy",
     "RTF",
@@ -47,6 +48,10 @@ _MEANINGS = (
     (
         "audio s/s: seconds of audio a second, of all streams together, as fast as it goes; ratio: ours to the "
         "plain loop's."
+    ),
+    (
+        "p95 each round: far apart, something else had the processor. Same words: int8 files scale a layer's "
+        "numbers by the largest of the whole batch, so that words on the edge can depend on who else speaks."
     ),
 )
 
@@ -230,15 +235,16 @@ def _rows(step: Step) -> list[tuple[list[str], bool | None]]:
 
 def _row(streams: int, name: str, side: Side, ratio: str) -> tuple[list[str], bool | None]:
     live = side.live
-    measured = [NOTHING] * 9 if live is None else _measured(live)
+    measured = [NOTHING] * 10 if live is None else _measured(live, side.each_p95_ms)
     cells = [str(streams), name, *measured, _number(side.throughput, 2), ratio]
     return cells, None if live is None or live.held else False
 
 
-def _measured(live: Live) -> list[str]:
+def _measured(live: Live, each_p95_ms: Sequence[float | None]) -> list[str]:
     return [
         NOTHING if not live.latency.count else "yes" if live.held else "no",
         *(_number(value, 0) for value in (live.latency.p50, live.latency.p95, live.latency.p99)),
+        ", ".join(_number(value, 0) for value in each_p95_ms),
         _number(live.final.p95, 0),
         f"{live.busy:.0%}",
         _number(live.rtf, 3),
