@@ -55,7 +55,14 @@ class OfflineModel:
     """Implements ``Model``."""
 
     def __init__(
-        self, torch: Any, network: Any, processor: Any, options: LoadOptions, *, decoder: str
+        self,
+        torch: Any,
+        network: Any,
+        processor: Any,
+        options: LoadOptions,
+        *,
+        decoder: str,
+        backend: str = "transformers",
     ) -> None:
         self._torch = torch
         self._network = network
@@ -66,7 +73,7 @@ class OfflineModel:
         chunk = _chunk(options) if mode == "buffered" else 0
         self._facts = Facts(
             model=options.name,
-            backend="transformers",
+            backend=backend,
             device=network.device.type,
             mode=mode,
             chunk=chunk,

@@ -1,0 +1,78 @@
+"""Transducers of another make than Parakeet's, whole utterances at once, decoded by NeMo itself.
+
+Stateless decoders, normalised LSTMs and whatever else NeMo knows: its batched greedy decoding is slower
+than ``greedy`` and carries nothing on from one call to the next, but is always right for its own models.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from perch.errors import BadConfig
+from perch.inference.parakeet.model import Facts, LoadOptions, Piece, Token
+from perch.inference.parakeet.nemo_checkpoint import vocabulary_of
+from perch.inference.parakeet.nemo_hypotheses import said
+from perch.inference.parakeet.nemo_network import Network, Processor
+from perch.inference.parakeet.transformers_common import computing, has_punctuation
+
+_SHORTEST = 2 * 160
+"""Samples: features are normalised by their deviation, which takes two frames."""
+
+
+class OwnModel:
+    """Implements ``Model``."""
+
+    def __init__(self, torch: Any, model: Any, options: LoadOptions, *, decoder: str) -> None:
+        if options.mode not in {"auto", "vad-segmented"}:
+            raise BadConfig(f"{options.name} can only be vad-segmented: NeMo decodes it an utterance at a time.")
+        self._torch = torch
+        self._model = model
+        self._vocabulary = vocabulary_of(model)
+        self._network = Network(torch, model, len(self._vocabulary), decodes=False)
+        self._features = Processor(torch, model).feature_extractor
+        self._facts = Facts(
+            model=options.name,
+            backend="nemo",
+            device=self._network.device.type,
+            mode="vad-segmented",
+            chunk=0,
+            decoder=decoder,
+            languages=options.languages,
+            punctuation=has_punctuation(self._vocabulary),
+            parameters={"dtype": str(self._network.dtype).removeprefix("torch."), "decoding": "NeMo's own"},
+        )
+
+    @property
+    def facts(self) -> Facts:
+        return self._facts
+
+    def reserve(self, slots: int) -> None:
+        """Nothing is held between utterances."""
+
+    def begin(self) -> None:
+        """An utterance is one piece: there is nothing to remember."""
+
+    def end(self, state: None) -> None:
+        """Nothing is held for it."""
+
+    def step(self, pieces: Sequence[Piece]) -> list[list[Token]]:
+        heard = [piece.audio for piece in pieces if len(piece.audio) >= _SHORTEST]
+        with computing(self._torch):
+            told = iter(self._recognise(heard) if heard else [])
+        return [next(told) if len(piece.audio) >= _SHORTEST else [] for piece in pieces]
+
+    def _recognise(self, audios: list[Any]) -> list[list[Token]]:
+        network = self._network
+        features = self._features(
+            audios, sampling_rate=16_000, device=str(network.device), return_tensors="pt"
+        )
+        encoded = network.encoder(
+            features["input_features"].to(network.dtype),
+            features["attention_mask"],
+            output_attention_mask=True,
+        )
+        hypotheses = self._model.decoding.rnnt_decoder_predictions_tensor(
+            encoder_output=encoded.last_hidden_state.transpose(1, 2),
+            encoded_lengths=encoded.attention_mask.sum(-1),
+            return_hypotheses=True,
+        )
+        return [said(hypothesis, self._vocabulary) for hypothesis in hypotheses]

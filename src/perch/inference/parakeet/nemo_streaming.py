@@ -1,0 +1,273 @@
+"""Cache-aware streaming by NeMo: every frame is encoded once, for any number of streams at once.
+
+The state of all streams lies in tensors with a row for each slot. A step gathers the rows of the streams
+that are ready, runs the encoder on them in one pass, and writes the rows back; streams may be at any
+point of their utterance, for NeMo's encoder takes a length of each one's cache.
+
+The encoder is fed as NeMo's own streaming does it: first ``1 + 8·lookahead`` feature frames, then
+``8·(lookahead + 1)`` with the nine before them, each of which makes ``lookahead + 1`` encoder frames.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from perch.core.audio import RATE, samples_to_ms
+from perch.errors import BadConfig, EngineFailed
+from perch.inference.parakeet.greedy import Decoder, Transducer
+from perch.inference.parakeet.model import FRAME, Audio, Facts, LoadOptions, Piece, Token
+from perch.inference.parakeet.nemo_checkpoint import lookaheads_of, set_lookahead, vocabulary_of
+from perch.inference.parakeet.transformers_common import computing, has_punctuation, pieces_of, tokens_of
+from perch.inference.parakeet.nemo_network import Processor
+
+Tensor = Any
+
+_HOP = 160
+_FACTOR = 8
+"""Feature frames for each encoder frame."""
+
+_MARGIN = 3
+"""Feature frames computed to the left of those that are wanted: a window reaches over the samples of two,
+and pre-emphasis needs the sample before."""
+
+_REACH = 256
+"""Samples that the window of a feature frame reaches to the right."""
+
+_MOST_FRAMES = 14
+"""Encoder frames of a piece: 1120 ms."""
+
+
+@dataclass(slots=True)
+class _State:
+    """An utterance: its slot, the audio that features still need and where that begins, and counts so far."""
+
+    slot: int
+    audio: Audio = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    start: int = 0
+    features: int = 0
+    frames: int = 0
+    is_spoiled: bool = False
+
+
+@dataclass(slots=True)
+class _Work:
+    """One piece during a step: the audio with the piece's, and feature frames there are in all after it."""
+
+    state: _State
+    audio: Audio
+    total: int
+    tokens: list[Token] = field(default_factory=list)
+
+    @property
+    def is_due(self) -> bool:
+        return self.state.features < self.total
+
+
+class _Store:
+    """The rows of all slots."""
+
+    def __init__(self, torch: Any, model: Any, transducer: Transducer, slots: int) -> None:
+        encoder = model.encoder
+        parameter = next(encoder.parameters())
+        self.channel, self.time, self.filled = encoder.get_initial_cache_state(
+            batch_size=slots, dtype=parameter.dtype, device=parameter.device
+        )
+        self.overlap = int(encoder.streaming_cfg.pre_encode_cache_size[1])
+        shape = (slots, int(model.cfg.preprocessor.features), self.overlap)
+        self.features = torch.zeros(shape, device=parameter.device)
+        self.decoder = transducer.start(slots)
+
+    def clear(self, rows: Tensor) -> None:
+        """What is there is of an utterance that is over."""
+        self.channel[:, rows], self.time[:, rows], self.filled[rows] = 0, 0, 0
+        self.features[rows] = 0
+
+    def decoders(self, rows: Tensor) -> Decoder:
+        every = self.decoder
+        return Decoder(
+            every.hidden[:, rows],
+            every.cell[:, rows],
+            every.predicted[rows],
+            every.symbols[rows],
+            every.skip[rows],
+        )
+
+    def keep(self, rows: Tensor, decoder: Decoder) -> None:
+        every = self.decoder
+        every.hidden[:, rows], every.cell[:, rows] = decoder.hidden, decoder.cell
+        every.predicted[rows] = decoder.predicted
+        every.symbols[rows], every.skip[rows] = decoder.symbols, decoder.skip
+
+
+class StreamingModel:
+    """Implements ``Model`` for cache-aware RNN-T and TDT models."""
+
+    def __init__(
+        self, torch: Any, model: Any, transducer: Transducer, options: LoadOptions, *, decoder: str
+    ) -> None:
+        self._torch = torch
+        self._model = model
+        self._transducer = transducer
+        self._lookahead, self._chunks = _chunking(options, lookaheads_of(model))
+        set_lookahead(model, self._lookahead)
+        self._vocabulary = pieces_of(Processor(torch, model), len(vocabulary_of(model)) + 1)
+        self._store = _Store(torch, model, transducer, 1)
+        self._free = [0]
+        parameter = next(model.encoder.parameters())
+        self._device, self._dtype = parameter.device, parameter.dtype
+        context = int(model.encoder.streaming_cfg.last_channel_cache_size)
+        self._facts = Facts(
+            model=options.name,
+            backend="nemo",
+            device=parameter.device.type,
+            mode="cache-aware",
+            chunk=self._chunks * (self._lookahead + 1) * FRAME,
+            decoder=decoder,
+            languages=options.languages,
+            longest=120 * RATE,
+            confidence=True,
+            punctuation=has_punctuation(self._vocabulary),
+            parameters={
+                "dtype": str(parameter.dtype).removeprefix("torch."),
+                "attention_chunk_ms": str(samples_to_ms((self._lookahead + 1) * FRAME)),
+                "left_context_ms": str(samples_to_ms(context * FRAME)),
+            },
+        )
+
+    @property
+    def facts(self) -> Facts:
+        return self._facts
+
+    def reserve(self, slots: int) -> None:
+        with computing(self._torch):
+            self._store = _Store(self._torch, self._model, self._transducer, slots)
+        self._free = list(range(slots))
+
+    def begin(self) -> _State:
+        if not self._free:
+            raise EngineFailed("Every slot of the model is taken.")
+        return _State(self._free.pop())
+
+    def end(self, state: _State) -> None:
+        self._free.append(state.slot)
+
+    def step(self, pieces: Sequence[Piece]) -> list[list[Token]]:
+        if any(piece.state.is_spoiled for piece in pieces):
+            raise EngineFailed("This utterance failed before.")
+        works = [self._prepare(piece) for piece in pieces]
+        with computing(self._torch):
+            while due := [work for work in works if work.is_due]:
+                try:
+                    self._advance(due)
+                except BaseException:
+                    for work in works:  # caches may be half written: none of them can be tried again
+                        work.state.is_spoiled = True
+                    raise
+        for work in works:
+            _keep(work)
+        return [work.tokens for work in works]
+
+    def _prepare(self, piece: Piece) -> _Work:
+        state = piece.state
+        audio = np.concatenate([state.audio, piece.audio])
+        samples = state.start + len(audio)
+        if piece.last:
+            return _Work(state, audio, samples // _HOP)
+        size, whole = self._size(first=not state.features), self._size(first=False)
+        return _Work(state, audio, state.features + size + (self._chunks - 1) * whole)
+
+    def _size(self, *, first: bool) -> int:
+        """Feature frames of a chunk."""
+        return 1 + _FACTOR * self._lookahead if first else _FACTOR * (self._lookahead + 1)
+
+    def _advance(self, works: Sequence[_Work]) -> None:
+        """One chunk of every stream: the first chunks of utterances, which are shorter, by themselves."""
+        for first in (True, False):
+            group = [work for work in works if (work.state.features == 0) == first]
+            if group:
+                self._chunk(group, first=first)
+
+    def _chunk(self, works: Sequence[_Work], *, first: bool) -> None:
+        torch, store = self._torch, self._store
+        rows = torch.tensor([work.state.slot for work in works], device=self._device)
+        size = self._size(first=first)
+        if first:
+            store.clear(rows)
+        counts = [min(size, work.total - work.state.features) for work in works]
+        valid = torch.tensor(counts, device=self._device)
+        features = self._features(works, size, valid)
+        encoded, lengths = self._encode(features, valid, rows, first=first)
+        fresh = self._transducer.start(len(works)) if first else store.decoders(rows)
+        frames = self._model.joint.enc(encoded.transpose(1, 2))
+        emitted, decoder = self._transducer.decode(frames, lengths, fresh)
+        store.keep(rows, decoder)
+        for work, one, length in zip(works, emitted, lengths.tolist(), strict=True):
+            work.tokens += tokens_of(one, self._vocabulary, first_frame=work.state.frames)
+            work.state.frames += length
+            work.state.features += size
+
+    def _features(self, works: Sequence[_Work], size: int, valid: Tensor) -> Tensor:
+        """The next ``size`` feature frames of each, shape (B, mels, size); those past the end are zero."""
+        torch = self._torch
+        margin = _MARGIN if works[0].state.features else 0
+        length = (margin + size) * _HOP + _REACH
+        audio = torch.from_numpy(np.stack([_cut(work, margin, length) for work in works])).to(self._device)
+        lengths = torch.full((len(works),), length, device=self._device)
+        features, _ = self._model.preprocessor(input_signal=audio, length=lengths)
+        places = torch.arange(size, device=self._device)
+        return features[:, :, margin : margin + size] * (places[None] < valid[:, None])[:, None]
+
+    def _encode(self, features: Tensor, valid: Tensor, rows: Tensor, *, first: bool) -> tuple[Tensor, Tensor]:
+        """The chunk's encoder frames, shape (B, width, lookahead + 1), and how many are valid."""
+        torch, store = self._torch, self._store
+        overlap = 0 if first else store.overlap
+        seen = torch.cat([store.features[rows], features], 2)
+        encoded, lengths, channel, time, filled = self._model.encoder.cache_aware_stream_step(
+            processed_signal=(features if first else seen).to(self._dtype),
+            processed_signal_length=valid + overlap,
+            cache_last_channel=store.channel[:, rows],
+            cache_last_time=store.time[:, rows],
+            cache_last_channel_len=store.filled[rows],
+            keep_all_outputs=True,
+            drop_extra_pre_encoded=0 if first else None,
+        )
+        store.channel[:, rows], store.time[:, rows], store.filled[rows] = channel, time, filled
+        store.features[rows] = seen[:, :, seen.shape[2] - store.overlap :]
+        return encoded, lengths
+
+
+def _cut(work: _Work, margin: int, length: int) -> Audio:
+    """The audio of the stream's next features, filled up with silence at the end."""
+    begin = (work.state.features - margin) * _HOP - work.state.start
+    audio = work.audio[begin : begin + length]
+    return np.pad(audio, (0, length - len(audio)))
+
+
+def _keep(work: _Work) -> None:
+    """Forget the audio that no further feature needs."""
+    state = work.state
+    first = min(max(state.start, (state.features - _MARGIN) * _HOP), state.start + len(work.audio))
+    state.audio, state.start = work.audio[first - state.start :], first
+
+
+def _chunking(options: LoadOptions, supported: list[int]) -> tuple[int, int]:
+    """The lookahead in frames, and how many of the model's chunks make a piece.
+
+    A piece of a length that the model was not trained for is made of several chunks of the longest one
+    that divides it: fewer steps to schedule, with the accuracy of the shorter chunk.
+    """
+    if options.mode not in {"auto", "cache-aware"}:
+        raise BadConfig(f"{options.name} is a streaming model: it is always cache-aware, not {options.mode}.")
+    if options.chunk_ms is None:
+        return (6 if 6 in supported else supported[-1]), 1
+    frames, rest = divmod(options.chunk_ms, 80)
+    dividing = [one for one in supported if frames and frames % (one + 1) == 0]
+    if rest or not dividing or frames > _MOST_FRAMES:
+        trained = ", ".join(str((one + 1) * 80) for one in supported)
+        raise BadConfig(
+            f"--chunk-ms is {options.chunk_ms}; give a multiple of 80 up to 1120. {options.name} was trained "
+            f"for {trained}."
+        )
+    return dividing[-1], frames // (dividing[-1] + 1)

@@ -1,0 +1,256 @@
+"""NeMo checkpoints: what NeMo itself says, for many streams and utterances at once."""
+
+import itertools
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from perch.errors import BadConfig, EngineFailed
+from perch.inference.parakeet.model import Audio, LoadOptions, Model, Piece, Token
+from perch.inference.parakeet.nemo import load
+from perch.inference.parakeet.nemo_hypotheses import said
+from perch.inference.parakeet.words import recognition
+
+WORDS = ("▁perch", "▁bird", "ing", "<unk>")
+FRAMES = [3, 5, 9]
+
+
+class Tensor:
+    """As much of a tensor as a hypothesis has."""
+
+    def __init__(self, values: list[int]) -> None:
+        self._values = values
+
+    def tolist(self) -> list[int]:
+        return self._values
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"timestep": FRAMES},
+        {"timestep": {"timestep": FRAMES, "char": [], "word": []}},
+        {"timestamp": FRAMES},
+        {"timestamp": Tensor(FRAMES)},
+        {"timestamp": {"timestep": Tensor(FRAMES), "char": [], "word": []}},
+    ],
+)
+def test_every_shape_of_a_hypothesis_gives_tokens_with_their_frames(times: dict[str, Any]) -> None:
+    """004-05: ``timestep`` as a list and as a dictionary, ``timestamp`` as either."""
+    hypothesis = SimpleNamespace(y_sequence=Tensor([1, 2, 0]), **times)
+    assert said(hypothesis, WORDS) == [Token("▁bird", 3), Token("ing", 5), Token("▁perch", 9)]
+
+
+def test_a_hypothesis_may_tell_durations_and_chances() -> None:
+    hypothesis = SimpleNamespace(
+        y_sequence=[0, 3, 2], timestamp=FRAMES, token_duration=Tensor([2, 1, 0]), token_confidence=[0.9, 0.1, 0.5]
+    )
+    assert said(hypothesis, WORDS) == [Token("▁perch", 3, 2, 0.9), Token("ing", 9, 1, 0.5)]
+
+
+def test_a_hypothesis_without_times_for_all_tokens_is_no_transcript() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        said(SimpleNamespace(y_sequence=[0, 1], timestamp=[3]), WORDS)
+
+
+nemo = pytest.importorskip("nemo", reason="NeMo is not installed")
+
+from bench.random_nemo import Kind
+from bench.talkative import babble
+from inference.parakeet.tiny_nemo import build, by_nemo, restored, streamed_by_nemo
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # what NeMo's dependencies say of each other
+
+OFFLINE: tuple[Kind, ...] = ("ctc", "rnnt", "tdt")
+SECONDS = (3.1, 0.37, 5.3, 1.2)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("nemo")
+    return {kind: build(folder, kind) for kind in get_args(Kind)}
+
+
+def options(file: Path, **changes: Any) -> LoadOptions:
+    return LoadOptions(**{"path": str(file), "name": "tiny", "device": "cpu", "allow_cpu": True, **changes})
+
+
+def audios() -> list[Audio]:
+    return [babble(6, seed=number)[: round(seconds * 16_000)] for number, seconds in enumerate(SECONDS, 1)]
+
+
+def pieces_of(audio: Audio, chunk: int) -> list[tuple[Audio, bool]]:
+    size = chunk or max(1, len(audio))
+    starts = range(0, max(1, len(audio)), size)
+    return [(audio[start : start + size], start + size >= len(audio)) for start in starts]
+
+
+def recognise(model: Model, sounds: Sequence[Audio]) -> list[list[Token]]:
+    """All at once: each step takes the next piece of every utterance that has one."""
+    model.reserve(len(sounds))
+    states = [model.begin() for _ in sounds]
+    told: list[list[Token]] = [[] for _ in sounds]
+    for row in itertools.zip_longest(*(pieces_of(audio, model.facts.chunk) for audio in sounds)):
+        here = [(index, piece) for index, piece in enumerate(row) if piece is not None]
+        added = model.step([Piece(states[index], audio, last) for index, (audio, last) in here])
+        for (index, _), tokens in zip(here, added, strict=True):
+            told[index] += tokens
+    for state in states:
+        model.end(state)
+    return told
+
+
+def texts(tokens: Sequence[Token]) -> str:
+    return " ".join("".join(token.text for token in tokens).replace("▁", " ").split())
+
+
+@pytest.mark.parametrize("kind", OFFLINE)
+def test_it_says_what_nemo_says_for_all_utterances_at_once(files: dict[str, Path], kind: str) -> None:
+    """004-03, 004-04."""
+    theirs = [by_nemo(files[kind], audio) for audio in audios()]
+    ours = recognise(load(options(files[kind])), audios())
+    assert [texts(tokens) for tokens in ours] == [
+        " ".join(one.text.replace("⁇", "").split()) for one in theirs
+    ]
+    assert sum(map(len, ours)) > 20
+    if kind != "ctc":
+        unknown = 0
+        assert [[token.frame for token in tokens] for tokens in ours] == [
+            [frame for frame, one in zip(their.timestamp.tolist(), their.y_sequence.tolist(), strict=True) if one != unknown]
+            for their in theirs
+        ]
+
+
+@pytest.mark.parametrize("chunk_ms", [80, 160, 560])
+def test_streams_say_what_nemo_s_own_streaming_says(files: dict[str, Path], chunk_ms: int) -> None:
+    """004-13: four streams in one batch, each as NeMo streams it alone."""
+    model = load(options(files["streaming"], chunk_ms=chunk_ms))
+    assert (model.facts.mode, model.facts.chunk) == ("cache-aware", chunk_ms * 16)
+    vocabulary = restored(files["streaming"]).joint.vocabulary
+    theirs = [streamed_by_nemo(files["streaming"], audio, chunk_ms // 80 - 1) for audio in audios()]
+    ours = recognise(model, audios())
+    assert [[token.text for token in tokens] for tokens in ours] == [
+        [vocabulary[one] for one in ids if one] for ids in theirs
+    ]
+    assert sum(map(len, ours)) > 20
+
+
+def test_a_piece_may_be_several_of_the_model_s_chunks(files: dict[str, Path]) -> None:
+    """004-14: 320 ms, which the model was not trained for, is twice 160 ms."""
+    [long] = recognise(load(options(files["streaming"], chunk_ms=320)), audios()[2:3])
+    [short] = recognise(load(options(files["streaming"], chunk_ms=160)), audios()[2:3])
+    assert long == short
+
+
+def test_every_frame_of_a_stream_is_encoded_once(files: dict[str, Path]) -> None:
+    """004-15: the encoder's frames are the audio's, however many chunks they came in."""
+    model: Any = load(options(files["streaming"], chunk_ms=160))
+    encoded: list[int] = []
+    original = model._encode
+
+    def counted(*args: Any, **named: Any) -> Any:
+        frames, lengths = original(*args, **named)
+        encoded.append(int(lengths[0]))
+        return frames, lengths
+
+    model._encode = counted
+    audio = audios()[2]
+    recognise(model, [audio])
+    assert len(encoded) == len(pieces_of(audio, model.facts.chunk))
+    assert sum(encoded) == len(audio) // 160 // 8 + 1
+
+
+def test_streams_at_different_points_do_not_disturb_each_other(files: dict[str, Path]) -> None:
+    model = load(options(files["streaming"], chunk_ms=160))
+    [first, _, second, _] = audios()
+    alone = [recognise(model, [audio])[0] for audio in (first, second)]
+    model.reserve(2)
+    states = [model.begin(), model.begin()]
+    told: list[list[Token]] = [[], []]
+    for number, (audio, last) in enumerate(pieces_of(second, model.facts.chunk)):
+        pieces = [Piece(states[1], audio, last)]
+        late = number - 3  # the other begins three pieces later
+        if 0 <= late < len(pieces_of(first, model.facts.chunk)):
+            pieces.append(Piece(states[0], *pieces_of(first, model.facts.chunk)[late]))
+        added = model.step(pieces)
+        told[1] += added[0]
+        told[0] += added[1] if len(added) > 1 else []
+    assert told == alone
+
+
+def test_a_slot_is_clean_for_the_next_utterance(files: dict[str, Path]) -> None:
+    model = load(options(files["streaming"]))
+    once = recognise(model, audios()[2:3])
+    assert recognise(model, audios()[2:3]) == once
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_words_have_times_within_the_utterance_and_real_chances(files: dict[str, Path], kind: str) -> None:
+    """004-05."""
+    audio = audios()[2]
+    [tokens] = recognise(load(options(files[kind])), [audio])
+    told = recognition(tokens, samples=len(audio))
+    assert len(told.words) > 2
+    starts = [word.start for word in told.words]
+    assert starts == sorted(starts)
+    assert all(0 <= word.start <= word.end <= len(audio) for word in told.words)
+    chances = {token.confidence for token in tokens}
+    assert all(chance is not None and 0 < chance <= 1 for chance in chances)
+    assert len(chances) > 1
+
+
+@pytest.mark.parametrize("kind", OFFLINE)
+def test_an_offline_model_can_stream_in_windows(files: dict[str, Path], kind: str) -> None:
+    model = load(options(files[kind], mode="buffered", chunk_ms=560))
+    assert (model.facts.backend, model.facts.mode, model.facts.chunk) == ("nemo", "buffered", 8960)
+    assert sum(map(len, recognise(model, audios()))) > 10
+
+
+def test_another_transducer_is_decoded_by_nemo_itself(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perch.inference.parakeet.nemo.is_known", lambda model: False)
+    model = load(options(files["tdt"]))
+    assert model.facts.parameters["decoding"] == "NeMo's own"
+    [ours] = recognise(model, audios()[2:3])
+    monkeypatch.undo()
+    [known] = recognise(load(options(files["tdt"])), audios()[2:3])
+    assert [(one.text, one.frame) for one in ours] == [(one.text, one.frame) for one in known]
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_nothing_heard_is_nothing_said(files: dict[str, Path], kind: str) -> None:
+    assert recognise(load(options(files[kind])), [np.zeros(0, dtype=np.float32)]) == [[]]
+
+
+def test_half_precision_says_nearly_the_same(files: dict[str, Path]) -> None:
+    """Not the same tokens, but as many within a quarter: features stay float32."""
+    whole = recognise(load(options(files["streaming"])), audios())
+    half = recognise(load(options(files["streaming"], dtype="bfloat16")), audios())
+    assert sum(map(len, half)) == pytest.approx(sum(map(len, whole)), rel=0.25)
+
+
+def test_what_cannot_be_is_refused_in_words(files: dict[str, Path], tmp_path: Path) -> None:
+    """004-06."""
+    with pytest.raises(BadConfig, match="always cache-aware"):
+        load(options(files["streaming"], mode="buffered"))
+    with pytest.raises(BadConfig, match="trained for 80, 160, 560"):
+        load(options(files["streaming"], chunk_ms=100))
+    with pytest.raises(BadConfig, match="offline model"):
+        load(options(files["rnnt"], mode="cache-aware"))
+    with pytest.raises(BadConfig, match="--allow-cpu"):
+        load(options(files["rnnt"], allow_cpu=False))
+    with pytest.raises(BadConfig, match="is not there"):
+        load(options(tmp_path / "nothing.nemo"))
+    broken = tmp_path / "broken.nemo"
+    broken.write_bytes(b"not an archive")
+    with pytest.raises(EngineFailed, match="not a .nemo file"):
+        load(options(broken))
+    empty = tmp_path / "empty.nemo"
+    with tarfile.open(empty, "w"):
+        pass
+    with pytest.raises(EngineFailed, match="cannot be loaded"):
+        load(options(empty))
