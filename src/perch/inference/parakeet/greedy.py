@@ -93,7 +93,7 @@ class Transducer:
             logits = self._joint.head(self._joint.activation(window + predicted[:, None]))
             labels = logits[..., : self._vocabulary].argmax(-1)
             steps = self._steps(logits)
-            found = self._next_token(labels, steps)
+            found = self._next_token(labels, steps, (lengths - at).clamp(min=0))
             here = at + found
             emits = (found < len(ahead)) & (here < lengths)
             index = found.clamp(max=len(ahead) - 1)[:, None]
@@ -120,18 +120,24 @@ class Transducer:
             return self._torch.zeros_like(logits[..., 0], dtype=self._torch.long)
         return self._durations[logits[..., self._vocabulary :].argmax(-1)]
 
-    def _next_token(self, labels: Tensor, steps: Tensor) -> Tensor:
-        """The frame of the window at which each stream's next token is; past its end if there is none."""
+    def _next_token(self, labels: Tensor, steps: Tensor, left: Tensor) -> Tensor:
+        """The frame of the window at which each stream's next token is; past its end if there is none.
+
+        Of the window, only ``left`` frames are the stream's: it stays where they end, or as far behind as a
+        TDT model's last blank jumps.
+        """
         torch = self._torch
         is_blank = labels == self._blank
         width = labels.shape[1]
         places = torch.arange(width, device=labels.device)
         if self._durations is None:
-            return torch.where(is_blank, width, places).min(1).values
+            return torch.minimum(torch.where(is_blank, width, places).min(1).values, left)
         jumps = torch.where(is_blank, steps.clamp(min=1), torch.zeros_like(steps))
         at = torch.zeros_like(labels[:, 0])
         for _ in range(width):  # following the blanks' jumps; a stream at its token or past the end stays
-            at = torch.where(at < width, at + jumps.gather(1, at.clamp(max=width - 1)[:, None])[:, 0], at)
+            at = torch.where(
+                at < left.clamp(max=width), at + jumps.gather(1, at.clamp(max=width - 1)[:, None])[:, 0], at
+            )
         return at
 
     def _predict(self, token: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
