@@ -198,6 +198,8 @@ def _write_tokenizer(folder: Path, count: int) -> None:
 def _make_talkative(torch: Any, model: Any, kind: Kind, sound: Audio) -> None:
     audio = torch.from_numpy(sound)[None]
     features, count = model.preprocessor(input_signal=audio, length=torch.tensor([len(sound)]))
+    before, _ = model.encoder.pre_encode(x=features.transpose(1, 2), lengths=count)
+    talkative.centre(model.encoder.pre_encode.out, before[0])
     encoded, lengths = model.encoder(audio_signal=features, length=count)
     frames = encoded[0, :, : int(lengths[0])].T
     if kind == "ctc":

@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 TOKENS_PER_FRAME = 1 / 3
 """As of a trained model while somebody speaks: a token every 240 ms."""
 
-_TURN, _FORBIDDEN, _CHOICE = 12.0, 60.0, 1.0
+_TURN, _FORBIDDEN, _CHOICE = 24.0, 120.0, 1.0
 """Logits: how much a sound favours its kind, how much less a second of that kind is likely, and how much
 a sound favours one token of a kind before another."""
+
+_DIRECTIONS = 8
+"""Of a random encoder's output, that are looked at for one that changes quickly."""
 
 _START = 16
 """Frames at an utterance's begin, which are unlike the rest."""
@@ -57,6 +60,21 @@ def babble(seconds: float, seed: int = 0) -> NDArray[np.float32]:
     return sound.astype(np.float32)
 
 
+def centre(layer: Any, outputs: Any) -> None:
+    """Have a linear layer make as much of how sounds differ as of what they have in common.
+
+    The features of all sounds have much in common, beside which a random encoder would not hear them differ.
+
+    Args:
+        layer: The last one before the encoder's blocks.
+        outputs: Of it for babble, shape (T, width).
+    """
+    steady = outputs[_START:]
+    mean, spread = steady.mean(0), float(steady.std(0).mean())
+    layer.weight.div_(spread)
+    layer.bias.sub_(mean).div_(spread)
+
+
 def transducer(torch: Any, parts: Parts, decoder: Any, frames: Any) -> float:
     """Change the layers of ``parts``; ``decoder`` is the ``Transducer`` made of them.
 
@@ -79,7 +97,9 @@ def transducer(torch: Any, parts: Parts, decoder: Any, frames: Any) -> float:
     def tokens() -> int:
         return len(decoder.decode(heard, lengths, decoder.start(1))[0][0])
 
-    return _bisect(parts.head.bias, parts.vocabulary, tokens, len(frames))
+    # Less, and a sound that calls for neither kind would bring both, again and again.
+    least = _FORBIDDEN / 2 + 4 * _CHOICE
+    return _bisect(parts.head.bias, parts.vocabulary, tokens, len(frames), least=least)
 
 
 def ctc(torch: Any, head: Any, frames: Any) -> float:
@@ -110,15 +130,13 @@ def _hear(torch: Any, parts: Parts, frames: Any) -> None:
     """Half of the joint network's units hear, the first two of them which kind the sound calls for.
 
     A random encoder's output hardly changes with the sound, so what does not change is taken off and the
-    rest made larger. The kind is told by the direction in which successive frames differ most. Of two
-    units, which are rectified, the difference is cut off on both sides.
+    rest made larger. Of two units, which are rectified, the difference is cut off on both sides.
     """
     steady = frames[_START:]
     mean, spread = steady.mean(0), float(steady.std(0).mean())
-    turns = torch.linalg.svd((steady[1:] - steady[:-1]).float(), full_matrices=False).Vh[0].to(frames.dtype)
     layer, half = parts.encoder_projector, _half(parts)
     directions = torch.randn(half // 2, len(mean), device=frames.device) / (spread * len(mean) ** 0.5)
-    directions[0] = turns / float(((steady - mean) @ turns).std())
+    directions[0] = _quickest(torch, (steady - mean).float()).to(frames.dtype)
     layer.weight[:half] = directions.repeat_interleave(2, 0)
     layer.weight[half:] = 0
     layer.bias.copy_(-layer.weight @ mean)
@@ -126,10 +144,24 @@ def _hear(torch: Any, parts: Parts, frames: Any) -> None:
     layer.bias[1:half:2] -= _STRONGEST
 
 
+def _quickest(torch: Any, frames: Any) -> Any:
+    """The direction, as a weight of unit deviation, along which frames without a mean change quickest.
+
+    Sought among the directions in which they change at all.
+    """
+    scores, sizes, directions = torch.linalg.svd(frames, full_matrices=False)
+    scale = len(frames) ** 0.5
+    white = scores[:, :_DIRECTIONS] * scale
+    quickest = torch.linalg.svd(white[1:] - white[:-1], full_matrices=False).Vh[0]
+    return (quickest / sizes[:_DIRECTIONS] * scale) @ directions[:_DIRECTIONS]
+
+
 def _call(torch: Any, parts: Parts, even: Any) -> None:
     """What is heard calls for tokens: the kind by the first pair, one of its kind by the others."""
     head, half, count = parts.head, _half(parts), parts.vocabulary
-    pairs = torch.randn(head.out_features, half // 2, device=head.weight.device) * (_CHOICE / (half // 2) ** 0.5)
+    pairs = torch.randn(head.out_features, half // 2, device=head.weight.device) * (
+        _CHOICE / (half // 2) ** 0.5
+    )
     pairs[:count, 0] = torch.where(even, _TURN, -_TURN)
     pairs[count] = 0
     pairs[count + 1 :, 0] = 0
@@ -174,16 +206,16 @@ def _remember(torch: Any, parts: Parts, even: Any) -> None:
     parts.head.bias[: parts.vocabulary] = torch.where(even, middle, -middle)
 
 
-def _bisect(bias: Any, blank: int, count: Callable[[], int], frames: int) -> float:
+def _bisect(bias: Any, blank: int, count: Callable[[], int], frames: int, *, least: float = -80.0) -> float:
     """Set the blank's bias so that ``count()`` tokens come of so many frames, as nearly as can be.
 
     From above, for a model that says ten tokens at every frame takes long to say them.
     """
-    wanted, high = frames * TOKENS_PER_FRAME, float(bias[blank]) + 80.0
+    wanted, high = frames * TOKENS_PER_FRAME, float(bias[blank]) + 120.0
     low = high
     bias[blank] = high
-    while count() < wanted:
-        high, low = low, low - 4.0
+    while count() < wanted and low > least:
+        high, low = low, max(least, low - 4.0)
         bias[blank] = low
     for _ in range(6):
         bias[blank] = (low + high) / 2

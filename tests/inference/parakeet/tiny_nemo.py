@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from bench.random_nemo import Kind, Sizes, save
-from bench.talkative import babble
 from perch.inference.parakeet.model import Audio
 
 SMALL = Sizes(
@@ -24,7 +23,7 @@ SMALL = Sizes(
 
 def build(folder: Path, kind: Kind) -> Path:
     """``kind.nemo`` in ``folder``."""
-    return save(folder / f"{kind}.nemo", kind, SMALL, sound=babble(8))
+    return save(folder / f"{kind}.nemo", kind, SMALL)
 
 
 def by_nemo(file: Path, audio: Audio) -> Any:
@@ -40,7 +39,9 @@ def streamed_by_nemo(file: Path, audio: Audio, lookahead: int) -> list[int]:
     model = restored(file)
     model.encoder.set_default_att_context_size([28, lookahead])
     buffer = CacheAwareStreamingAudioBuffer(model=model, online_normalization=False)
-    buffer.append_audio(audio, stream_id=-1)
+    _, length, _ = buffer.append_audio(audio, stream_id=-1)
+    # NeMo makes one feature frame more than there are, of zeros, and streams it as if it were one.
+    buffer.buffer = buffer.buffer[:, :, : int(length)]
     channel, time, filled = model.encoder.get_initial_cache_state(batch_size=1)
     hypotheses, ids = None, []
     with torch.inference_mode():
@@ -59,6 +60,17 @@ def streamed_by_nemo(file: Path, audio: Audio, lookahead: int) -> list[int]:
             )
             ids = np.asarray(hypotheses[0].y_sequence).tolist()
     return ids
+
+
+def encoder_frames(file: Path, audio: Audio) -> int:
+    """How many frames NeMo's encoder makes of an utterance at once."""
+    import torch
+
+    with torch.inference_mode():
+        _, lengths = restored(file).forward(
+            input_signal=torch.from_numpy(audio)[None], input_signal_length=torch.tensor([len(audio)])
+        )
+    return int(lengths[0])
 
 
 def restored(file: Path) -> Any:

@@ -184,10 +184,11 @@ class StreamingModel:
 
     def _advance(self, works: Sequence[_Work]) -> None:
         """One chunk of every stream: the first chunks of utterances, which are shorter, by themselves."""
-        for first in (True, False):
-            group = [work for work in works if (work.state.features == 0) == first]
+        early = [work for work in works if work.state.features == 0]
+        late = [work for work in works if work.state.features]
+        for group in (early, late):
             if group:
-                self._chunk(group, first=first)
+                self._chunk(group, first=group is early)
 
     def _chunk(self, works: Sequence[_Work], *, first: bool) -> None:
         torch, store = self._torch, self._store
@@ -211,13 +212,12 @@ class StreamingModel:
     def _features(self, works: Sequence[_Work], size: int, valid: Tensor) -> Tensor:
         """The next ``size`` feature frames of each, shape (B, mels, size); those past the end are zero."""
         torch = self._torch
-        margin = _MARGIN if works[0].state.features else 0
-        length = (margin + size) * _HOP + _REACH
-        audio = torch.from_numpy(np.stack([_cut(work, margin, length) for work in works])).to(self._device)
+        length = (_MARGIN + size) * _HOP + _REACH
+        audio = torch.from_numpy(np.stack([_cut(work, length) for work in works])).to(self._device)
         lengths = torch.full((len(works),), length, device=self._device)
         features, _ = self._model.preprocessor(input_signal=audio, length=lengths)
         places = torch.arange(size, device=self._device)
-        return features[:, :, margin : margin + size] * (places[None] < valid[:, None])[:, None]
+        return features[:, :, _MARGIN : _MARGIN + size] * (places[None] < valid[:, None])[:, None]
 
     def _encode(self, features: Tensor, valid: Tensor, rows: Tensor, *, first: bool) -> tuple[Tensor, Tensor]:
         """The chunk's encoder frames, shape (B, width, lookahead + 1), and how many are valid."""
@@ -238,11 +238,12 @@ class StreamingModel:
         return encoded, lengths
 
 
-def _cut(work: _Work, margin: int, length: int) -> Audio:
-    """The audio of the stream's next features, filled up with silence at the end."""
-    begin = (work.state.features - margin) * _HOP - work.state.start
-    audio = work.audio[begin : begin + length]
-    return np.pad(audio, (0, length - len(audio)))
+def _cut(work: _Work, length: int) -> Audio:
+    """The audio of the stream's next features: silence before its first sample and after its last."""
+    begin = (work.state.features - _MARGIN) * _HOP - work.state.start
+    audio = work.audio[max(0, begin) : max(0, begin + length)]
+    before = max(0, -begin)
+    return np.pad(audio, (before, length - before - len(audio)))
 
 
 def _keep(work: _Work) -> None:
