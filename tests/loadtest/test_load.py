@@ -29,7 +29,7 @@ OPTIONS = ("--seconds", "1", "--warm-up", "0.2", "--slo-partial-ms", "20000", "-
 
 def plan(http: str, **changes: Any) -> Plan:
     target = Target(http.replace("http", "ws", 1) + STREAM_PATH, timeout_s=10.0)
-    options = {"seconds": 1.5, "warm_up_s": 0.2, "session_s": 1.5, "slo": WIDE, **changes}
+    options = {"seconds": 2.5, "warm_up_s": 0.2, "session_s": 2.2, "slo": WIDE, **changes}
     return Plan(target, f"{http}/metrics", **options)
 
 
