@@ -7,12 +7,15 @@ for measurements and tests; needs ``nemo_toolkit[asr]``.
 import random
 import tempfile
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from bench import talkative
 from bench.talkative import babble
+
+from bench import talkative
 from perch.inference.parakeet.model import Audio
+from perch.inference.parakeet.nemo_checkpoint import libraries
 from perch.inference.parakeet.nemo_transducer import transducer_of
 
 Kind = Literal["streaming", "rnnt", "tdt", "ctc"]
@@ -51,15 +54,13 @@ def save(file: Path, kind: Kind, sizes: Sizes, *, seed: int = 0, sound: Audio | 
         seed: Of its weights.
         sound: Speech at which it is to say something; None is babble.
     """
-    import torch
-    from nemo.collections.asr import models
-    from omegaconf import OmegaConf
-
+    torch, models = libraries()
+    omegaconf = import_module("omegaconf")
     torch.manual_seed(seed)
     classes = {"ctc": models.EncDecCTCModelBPE}
     with tempfile.TemporaryDirectory() as folder:
         _write_tokenizer(Path(folder), sizes.vocabulary)
-        config = OmegaConf.create(_config(kind, sizes, folder))
+        config = omegaconf.OmegaConf.create(_config(kind, sizes, folder))
         model = classes.get(kind, models.EncDecRNNTBPEModel)(cfg=config).eval()
         with torch.inference_mode():
             _make_talkative(torch, model, kind, babble(20) if sound is None else sound)
@@ -177,9 +178,8 @@ def _transducer(kind: Kind, sizes: Sizes) -> dict[str, Any]:
 
 def _write_tokenizer(folder: Path, count: int) -> None:
     """A SentencePiece model of made-up words, in the files that NeMo packs into a checkpoint."""
-    import sentencepiece
-
-    chance = random.Random(0)  # noqa: S311 words, not secrets
+    sentencepiece = import_module("sentencepiece")
+    chance = random.Random(0)
     words = ["".join(chance.choices(_SYLLABLES, k=chance.randint(1, 3))) for _ in range(3000)]
     sentences = [" ".join(chance.choices(words, k=6)) + chance.choice(".,?") for _ in range(2000)]
     sentencepiece.SentencePieceTrainer.train(
@@ -203,7 +203,7 @@ def _make_talkative(torch: Any, model: Any, kind: Kind, sound: Audio) -> None:
     encoded, lengths = model.encoder(audio_signal=features, length=count)
     frames = encoded[0, :, : int(lengths[0])].T
     if kind == "ctc":
-        talkative.ctc(torch, model.decoder.decoder_layers[0], frames)
+        talkative.ctc(model.decoder.decoder_layers[0], frames)
         return
     decoder, joint = model.decoder, model.joint
     transducer = transducer_of(torch, model)

@@ -102,11 +102,10 @@ def transducer(torch: Any, parts: Parts, decoder: Any, frames: Any) -> float:
     return _bisect(parts.head.bias, parts.vocabulary, tokens, len(frames), least=least)
 
 
-def ctc(torch: Any, head: Any, frames: Any) -> float:
+def ctc(head: Any, frames: Any) -> float:
     """The same for a CTC model: a random linear layer, which needs no more than the blank's bias.
 
     Args:
-        torch: The module.
         head: A convolution of length 1 or a linear layer; the blank is last.
         frames: What the encoder makes of babble, shape (T, width).
     """

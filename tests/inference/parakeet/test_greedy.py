@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+pytest.importorskip("torch", reason="PyTorch is not installed")
+
+import torch
 
 from perch.inference.parakeet.greedy import Emitted, Transducer
 

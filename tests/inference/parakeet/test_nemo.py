@@ -4,68 +4,21 @@ import itertools
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from perch.errors import BadConfig, EngineFailed
-from perch.inference.parakeet.model import Audio, LoadOptions, Model, Piece, Token
-from perch.inference.parakeet.nemo import load
-from perch.inference.parakeet.nemo_hypotheses import said
-from perch.inference.parakeet.words import recognition
-
-WORDS = ("▁perch", "▁bird", "ing", "<unk>")
-FRAMES = [3, 5, 9]
-
-
-class Tensor:
-    """As much of a tensor as a hypothesis has."""
-
-    def __init__(self, values: list[int]) -> None:
-        self._values = values
-
-    def tolist(self) -> list[int]:
-        return self._values
-
-
-@pytest.mark.parametrize(
-    "times",
-    [
-        {"timestep": FRAMES},
-        {"timestep": {"timestep": FRAMES, "char": [], "word": []}},
-        {"timestamp": FRAMES},
-        {"timestamp": Tensor(FRAMES)},
-        {"timestamp": {"timestep": Tensor(FRAMES), "char": [], "word": []}},
-    ],
-)
-def test_every_shape_of_a_hypothesis_gives_tokens_with_their_frames(times: dict[str, Any]) -> None:
-    """004-05: ``timestep`` as a list and as a dictionary, ``timestamp`` as either."""
-    hypothesis = SimpleNamespace(y_sequence=Tensor([1, 2, 0]), **times)
-    assert said(hypothesis, WORDS) == [Token("▁bird", 3), Token("ing", 5), Token("▁perch", 9)]
-
-
-def test_a_hypothesis_may_tell_durations_and_chances() -> None:
-    hypothesis = SimpleNamespace(
-        y_sequence=[0, 3, 2],
-        timestamp=FRAMES,
-        token_duration=Tensor([2, 1, 0]),
-        token_confidence=[0.9, 0.1, 0.5],
-    )
-    assert said(hypothesis, WORDS) == [Token("▁perch", 3, 2, 0.9), Token("ing", 9, 1, 0.5)]
-
-
-def test_a_hypothesis_without_times_for_all_tokens_is_no_transcript() -> None:
-    with pytest.raises(ValueError, match="zip"):
-        said(SimpleNamespace(y_sequence=[0, 1], timestamp=[3]), WORDS)
-
-
-nemo = pytest.importorskip("nemo", reason="NeMo is not installed")
+pytest.importorskip("nemo", reason="NeMo is not installed")
 
 from bench.random_nemo import Kind
 from bench.talkative import babble
+
 from inference.parakeet.tiny_nemo import build, by_nemo, encoder_frames, restored, streamed_by_nemo
+from perch.errors import BadConfig, EngineFailed
+from perch.inference.parakeet.model import Audio, LoadOptions, Model, Piece, Token
+from perch.inference.parakeet.nemo import load
+from perch.inference.parakeet.words import recognition
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what NeMo's dependencies say of each other
 
@@ -260,7 +213,7 @@ def test_what_cannot_be_is_refused_in_words(files: dict[str, Path], tmp_path: Pa
         load(options(tmp_path / "nothing.nemo"))
     broken = tmp_path / "broken.nemo"
     broken.write_bytes(b"not an archive")
-    with pytest.raises(EngineFailed, match="not a .nemo file"):
+    with pytest.raises(EngineFailed, match=r"not a \.nemo file"):
         load(options(broken))
     empty = tmp_path / "empty.nemo"
     with tarfile.open(empty, "w"):

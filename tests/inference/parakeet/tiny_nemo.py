@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from bench.random_nemo import Kind, Sizes, save
+
 from perch.inference.parakeet.model import Audio
 
 SMALL = Sizes(

@@ -50,7 +50,9 @@ def _served(torch: Any, model: Any, options: LoadOptions, decoder: str) -> Model
 
     streams = bool(lookaheads_of(model))
     if streams and (decoder == "ctc" or not is_known(model)):
-        raise BadConfig(f"{options.name} is a streaming model without Parakeet's transducer, which is not served.")
+        raise BadConfig(
+            f"{options.name} is a streaming model without Parakeet's transducer, which is not served."
+        )
     if streams:
         return StreamingModel(torch, model, transducer_of(torch, model), options, decoder=decoder)
     if decoder != "ctc" and not is_known(model):

@@ -23,7 +23,9 @@ class OwnModel:
 
     def __init__(self, torch: Any, model: Any, options: LoadOptions, *, decoder: str) -> None:
         if options.mode not in {"auto", "vad-segmented"}:
-            raise BadConfig(f"{options.name} can only be vad-segmented: NeMo decodes it an utterance at a time.")
+            raise BadConfig(
+                f"{options.name} can only be vad-segmented: NeMo decodes it an utterance at a time."
+            )
         self._torch = torch
         self._model = model
         self._vocabulary = vocabulary_of(model)

@@ -19,8 +19,8 @@ from perch.errors import BadConfig, EngineFailed
 from perch.inference.parakeet.greedy import Decoder, Transducer
 from perch.inference.parakeet.model import FRAME, Audio, Facts, LoadOptions, Piece, Token
 from perch.inference.parakeet.nemo_checkpoint import lookaheads_of, set_lookahead, vocabulary_of
-from perch.inference.parakeet.transformers_common import computing, has_punctuation, pieces_of, tokens_of
 from perch.inference.parakeet.nemo_network import Processor
+from perch.inference.parakeet.transformers_common import computing, has_punctuation, pieces_of, tokens_of
 
 Tensor = Any
 
