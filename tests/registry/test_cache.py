@@ -109,10 +109,10 @@ def test_a_nemo_folder_without_its_file_is_given_as_it_is(cache: ModelCache) -> 
 
 
 def test_the_folder_is_the_users_cache_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/alice")
-    assert default_folder({}) == Path("/home/alice/.cache/perch/models")
+    monkeypatch.setenv("HOME", "/users/alice")
+    assert default_folder({}) == Path("/users/alice/.cache/perch/models")
     assert default_folder({"XDG_CACHE_HOME": "/var/c"}) == Path("/var/c/perch/models")
-    assert default_folder({"PERCH_MODELS_DIR": "~/m", "XDG_CACHE_HOME": "/var/c"}) == Path("/home/alice/m")
+    assert default_folder({"PERCH_MODELS_DIR": "~/m", "XDG_CACHE_HOME": "/var/c"}) == Path("/users/alice/m")
 
 
 # --- which of them -----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 import grpc
 import pytest
 
-from engines import scripted_engine
+from engines import Conversation, scripted_engine, stub_of
 from gateways import Gateway, Heard, cut, gateway, listen, next_event, transcribe
 from perch.asr.attempt import AttemptTimeouts
 from perch.asr.mock import MockASRClient
@@ -61,13 +61,13 @@ async def test_an_engine_that_dies_mid_stream_is_a_coded_error_soon() -> None:
 
 async def test_an_engine_without_a_free_slot_is_told_as_capacity() -> None:
     async with scripted_engine(slots=1) as engine, gateway(client_of(engine.address)) as at:
-        async with at.client.ws_connect(at.ws) as first:
-            await first.send_bytes(SPEECH)
-            while (await next_event(first))["type"] != "partial":
-                pass
+        async with stub_of(engine) as stub:  # as another gateway would: this one cannot know of it
+            other = Conversation(stub)
+            await other.configure()
+            await other.speak(SPEECH)
             second = await transcribe(at, cut(SPEECH))
             assert (second.error, second.close_code) == ("engine_full", 1013)
-            await first.send_json({"type": "stop"})
+            await other.hang_up()
         assert (await transcribe(at, cut(SPEECH))).text == "open the door"
 
 
