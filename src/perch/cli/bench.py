@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from perch.cli import bench_engine
 from perch.cli.native_client import DEFAULT_SERVER, stream_url
+from perch.cli.numbers import count, counts, positive
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,24 +44,24 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", default=DEFAULT_SERVER, help="the gateway (default: %(default)s)")
     how_many = parser.add_mutually_exclusive_group()
     how_many.add_argument(
-        "--sessions", type=_counts, metavar="N,N", help="these concurrencies (default: 50,100)"
+        "--sessions", type=counts, metavar="N,N", help="these concurrencies (default: 50,100)"
     )
     how_many.add_argument(
-        "--ramp", type=_count, metavar="FIRST", help="double from here until an SLO is missed; find the knee"
+        "--ramp", type=count, metavar="FIRST", help="double from here until an SLO is missed; find the knee"
     )
-    parser.add_argument("--max-sessions", type=_count, default=4000, help="of a ramp (default: %(default)s)")
+    parser.add_argument("--max-sessions", type=count, default=4000, help="of a ramp (default: %(default)s)")
     parser.add_argument(
-        "--max-minutes", type=_positive, default=30.0, help="of the whole run (default: %(default)g)"
-    )
-    parser.add_argument(
-        "--seconds", type=_positive, default=20.0, help="measured in each step (default: %(default)g)"
+        "--max-minutes", type=positive, default=30.0, help="of the whole run (default: %(default)g)"
     )
     parser.add_argument(
-        "--warm-up", type=_positive, default=3.0, help="seconds before them (default: %(default)g)"
+        "--seconds", type=positive, default=20.0, help="measured in each step (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--warm-up", type=positive, default=3.0, help="seconds before them (default: %(default)g)"
     )
     parser.add_argument(
         "--session-seconds",
-        type=_positive,
+        type=positive,
         default=20.0,
         help="speech in a session, before the user begins another (default: %(default)g)",
     )
@@ -73,10 +74,10 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
         help="recordings, folders of WAV files or a manifest (default: tone words, for mock and scripted)",
     )
     parser.add_argument(
-        "--processes", type=_count, default=1, help="generator processes (default: %(default)s)"
+        "--processes", type=count, default=1, help="generator processes (default: %(default)s)"
     )
-    parser.add_argument("--slo-partial-ms", type=_positive, default=300.0, help="p95 (default: %(default)g)")
-    parser.add_argument("--slo-final-ms", type=_positive, default=800.0, help="p95 (default: %(default)g)")
+    parser.add_argument("--slo-partial-ms", type=positive, default=300.0, help="p95 (default: %(default)g)")
+    parser.add_argument("--slo-final-ms", type=positive, default=800.0, help="p95 (default: %(default)g)")
     parser.add_argument(
         "--slo-errors", type=_share, default=0.5, metavar="PERCENT", help="default: %(default)g"
     )
@@ -88,7 +89,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--timeout", type=_positive, default=30.0, help="seconds to wait for an answer (default: %(default)g)"
+        "--timeout", type=positive, default=30.0, help="seconds to wait for an answer (default: %(default)g)"
     )
     parser.add_argument("--metrics", metavar="URL", help="the gateway's metrics (default: its /metrics)")
     parser.add_argument("--api-key", default="", metavar="KEY", help="default: PERCH_API_KEY")
@@ -300,24 +301,6 @@ def _check_open_files(args: argparse.Namespace) -> None:
             f"{most} sessions need {needed} open files in each process, and the system allows {allowed}. "
             f"Raise that with 'ulimit -Hn {needed}' as root, ask for fewer, or use more --processes."
         )
-
-
-def _counts(text: str) -> list[int]:
-    return [_count(part) for part in text.split(",")]
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError("must be more than 0")
-    return number
 
 
 def _share(text: str) -> float:

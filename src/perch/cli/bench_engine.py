@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perch.cli.engine import add_model_arguments, options_of
+from perch.cli.numbers import count, counts, positive
 from perch.errors import BadConfig, PerchError
 
 if TYPE_CHECKING:
@@ -27,22 +28,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     how_many = parser.add_mutually_exclusive_group()
     how_many.add_argument(
-        "--streams", type=_counts, metavar="N,N", help="these numbers of streams (default: 1,2,4,6)"
+        "--streams", type=counts, metavar="N,N", help="these numbers of streams (default: 1,2,4,6)"
     )
     how_many.add_argument(
         "--ramp",
         action="store_true",
         help="double the streams until text falls behind, then halve the distance",
     )
-    parser.add_argument("--most", type=_count, default=64, help="streams of a ramp (default: %(default)s)")
+    parser.add_argument("--most", type=count, default=64, help="streams of a ramp (default: %(default)s)")
     parser.add_argument(
         "--seconds",
-        type=_positive,
+        type=positive,
         default=20.0,
         help="live speech for each side and number of streams; half as much as fast as it goes (default: 20)",
     )
     parser.add_argument(
-        "--rounds", type=_count, default=2, help="turns that the two sides take in it (default: %(default)s)"
+        "--rounds", type=count, default=2, help="turns that the two sides take in it (default: %(default)s)"
     )
     parser.add_argument(
         "--plain",
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--offline", action="store_true", help="measure recordings as well, many at once")
     parser.add_argument(
-        "--files", type=_count, default=16, help="recordings of --offline (default: %(default)s)"
+        "--files", type=count, default=16, help="recordings of --offline (default: %(default)s)"
     )
     parser.add_argument(
         "--audio",
@@ -188,21 +189,3 @@ def _between(side: "Sequence[Live]") -> int | None:
     low = carried(side)
     high = min((one.streams for one in side if one.streams > low), default=low)
     return (low + high) // 2 if high - low > 1 else None
-
-
-def _counts(text: str) -> list[int]:
-    return [_count(part) for part in text.split(",")]
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError("must be more than 0")
-    return number

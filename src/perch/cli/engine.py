@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perch.cli.numbers import count
 from perch.errors import BadConfig, PerchError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument(
         "--slots",
-        type=_positive,
+        type=count,
         help="streams at the same time (default: the recogniser's own; for a model, measured at start)",
     )
     parser.add_argument("--tls-cert", type=Path, help="PEM certificate chain; serves TLS with --tls-key")
@@ -105,7 +106,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument(
         "--chunk-ms",
-        type=_positive,
+        type=count,
         help="audio of one step of streaming, 80 to 1120 ms (default: the model's)",
     )
     model.add_argument(
@@ -114,7 +115,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="number format of the weights (default: %(default)s)",
     )
-    model.add_argument("--threads", type=_positive, help="CPU threads of one step (default: all cores)")
+    model.add_argument("--threads", type=count, help="CPU threads of one step (default: all cores)")
 
 
 async def run(args: argparse.Namespace) -> int:
@@ -307,10 +308,3 @@ def _tls(args: argparse.Namespace) -> "ServerTls | None":
         key=args.tls_key.read_bytes(),
         client_ca=args.client_ca.read_bytes() if args.client_ca else None,
     )
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
