@@ -99,5 +99,6 @@ def load(spec: Spec) -> PlainLoop:
     device = device_of(library, spec.options)
     export = read_export(find(Path(spec.options.path), "float32" if device == "cuda" else spec.options.dtype))
     threads = spec.options.threads or len(os.sched_getaffinity(0))
-    recogniser = served._recogniser(library, export, device, threads)  # noqa: SLF001
+    files = {role: str(path) for role, path in export.files.parts.items()}
+    recogniser = served._recogniser(library, export, files, device, threads)  # noqa: SLF001
     return Streaming(recogniser, spec.chunk) if spec.chunk else Offline(recogniser)

@@ -13,12 +13,12 @@ import onnxruntime  # noqa: E402
 
 from inference.parakeet.tiny_nemo import SMALL, build  # noqa: E402
 from perch.inference.parakeet.export import export  # noqa: E402
-from perch.inference.parakeet.export_frugal import cache_width, make_frugal, use_products  # noqa: E402
+from perch.inference.parakeet.export_frugal import cache_shape, make_frugal, use_products  # noqa: E402
 from perch.inference.parakeet.nemo_checkpoint import libraries, restore, set_lookahead  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # NeMo's own, of which it has many
 
-BINS, WINDOW, CHUNKS, STREAMS = SMALL.mels, 65, 7, 3
+BINS, WINDOW, CHUNK, CHUNKS, STREAMS = SMALL.mels, 65, 7, 7, 3
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +39,12 @@ def chunks() -> list[Any]:
 
 def streamed(encoder: Any) -> Any:
     """What an encoder makes of the chunks with its caches carried on, shape (streams, width, frames)."""
-    caches, frames = encoder.get_initial_cache_state(batch_size=STREAMS), []
+    channel, time, length = encoder.get_initial_cache_state(batch_size=STREAMS)
+    caches, frames = (channel.transpose(0, 1), time.transpose(0, 1), length), []
     with torch.inference_mode():
         for chunk in chunks():
-            made = encoder.cache_aware_stream_step(
-                processed_signal=chunk,
-                processed_signal_length=torch.full((STREAMS,), WINDOW),
-                cache_last_channel=caches[0],
-                cache_last_time=caches[1],
-                cache_last_channel_len=caches[2],
-                drop_extra_pre_encoded=2,
-            )
+            made = encoder.forward_for_export(chunk, torch.full((STREAMS,), WINDOW), *caches)
+            assert made[1].tolist() == [CHUNK] * STREAMS
             frames.append(made[0])
             caches = made[2:]
     return torch.cat(frames, dim=-1)
@@ -60,7 +55,8 @@ def test_keys_and_values_that_are_kept_are_those_that_would_be_made_again(checkp
     plain, frugal = encoder_of(checkpoint), encoder_of(checkpoint)
     use_products(torch, frugal)
     make_frugal(torch, frugal)
-    assert frugal.get_initial_cache_state(batch_size=1)[0].shape[-1] == cache_width(frugal) == 2 * SMALL.width
+    context, width = SMALL.contexts[0][0], SMALL.width // SMALL.heads
+    assert cache_shape(frugal) == (2 * SMALL.layers * SMALL.heads, context, width)
     assert not any(isinstance(one, torch.nn.Conv1d) and one.kernel_size == (1,) for one in frugal.modules())
     torch.testing.assert_close(streamed(frugal), streamed(plain), atol=1e-5, rtol=1e-5)
 

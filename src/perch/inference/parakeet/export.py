@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from perch.errors import BadConfig
-from perch.inference.parakeet.export_frugal import cache_width, make_frugal, use_products
+from perch.inference.parakeet.export_frugal import cache_shape, make_frugal, use_products
 from perch.inference.parakeet.nemo_checkpoint import (
     Decoder,
     decoder_of,
@@ -36,6 +36,8 @@ Metadata = Mapping[str, object]
 
 _FRAME_MS = 80
 _CHUNK_MS = 560
+_MATRIX = 2
+"""Dimensions of a layer's weights."""
 _ROOM = 2 << 30
 """Bytes of a protobuf message, so of an ONNX file whose weights are not in a file of their own."""
 
@@ -155,9 +157,7 @@ def _caches(encoder: Any, chunk_ms: int) -> dict[str, object]:
         "window_size": shift + again,
         "chunk_shift": shift,
         "chunk_size_ms": chunk_ms,
-        "cache_last_channel_dim1": len(encoder.layers),
-        "cache_last_channel_dim2": streaming.last_channel_cache_size,
-        "cache_last_channel_dim3": cache_width(encoder),
+        **{f"cache_last_channel_dim{axis}": size for axis, size in enumerate(cache_shape(encoder), 1)},
         "cache_last_time_dim1": len(encoder.layers),
         "cache_last_time_dim2": encoder.d_model,
         "cache_last_time_dim3": encoder.conv_context_size[0],
@@ -207,16 +207,22 @@ def _finish(onnx: Any, folder: Path, name: str, metadata: Metadata) -> None:
 def _quantise(onnx: Any, folder: Path, name: str) -> None:
     """``name.int8.onnx`` instead of ``name.onnx``; activations are quantised as they come.
 
-    Convolutions that are left stay as they are: they are a hundredth of the weights, and slower in 8 bit.
+    Convolutions stay as they are, those that became products too: they are a hundredth of the weights, and
+    slower in 8 bit. So do the positions of attention, of which every number counts.
     """
     quantization = import_module("onnxruntime.quantization")
     plain, small = folder / f"{name}.onnx", folder / f"{name}.int8.onnx"
     kinds = import_module("onnxruntime.quantization.registry").IntegerOpsRegistry
+    graph = onnx.load(str(plain), load_external_data=False).graph
+    stacks = {one.name for one in graph.initializer if len(one.dims) > _MATRIX}
     quantization.quantize_dynamic(
         str(plain),
         str(small),
         op_types_to_quantize=[kind for kind in kinds if kind != "Conv"],
         weight_type=quantization.QuantType.QUInt8,
+        nodes_to_exclude=[
+            node.name for node in graph.node if node.op_type == "MatMul" and stacks & set(node.input)
+        ],
     )
     metadata = onnx.load(str(plain), load_external_data=False).metadata_props
     model = onnx.load(str(small))

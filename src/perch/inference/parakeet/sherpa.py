@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from perch.inference.parakeet.sherpa_device import Device, device_of
 from perch.inference.parakeet.sherpa_export import Export, read_export
 from perch.inference.parakeet.sherpa_files import find
 from perch.inference.parakeet.sherpa_offline import OfflineModel
+from perch.inference.parakeet.sherpa_signed import is_faster, signed
 from perch.inference.parakeet.sherpa_streaming import StreamingModel
 
 SESSION = "SessionConfig.session.intra_op.allow_spinning=0\n"
@@ -42,8 +43,8 @@ def load(options: LoadOptions) -> Model:
     threads = options.threads or len(os.sched_getaffinity(0))
     facts = _facts(options, export, device, threads)
     try:
-        with _provider(device) as provider:
-            recogniser = _recogniser(library, export, provider, threads)
+        with _provider(device) as provider, _files(export, device) as files:
+            recogniser = _recogniser(library, export, files, provider, threads)
         model: Model = StreamingModel(recogniser, facts) if export.chunks else OfflineModel(recogniser, facts)
         _warm_up(model)
     except (RuntimeError, ValueError, IndexError) as problem:  # what onnxruntime's errors become in Python
@@ -115,8 +116,15 @@ def _provider(device: Device) -> Iterator[str]:
         os.close(settings)
 
 
-def _recogniser(library: Any, export: Export, provider: str, threads: int) -> Any:
-    files = {role: str(path) for role, path in export.files.parts.items()}
+@contextmanager
+def _files(export: Export, device: Device) -> Iterator[dict[str, str]]:
+    """What to load, by role: the export's files, or copies that this processor is faster with."""
+    parts = export.files.parts
+    with signed(parts) if device == "cpu" and is_faster() else nullcontext(parts) as chosen:
+        yield {role: str(path) for role, path in chosen.items()}
+
+
+def _recogniser(library: Any, export: Export, files: dict[str, str], provider: str, threads: int) -> Any:
     common = {
         "tokens": str(export.files.tokens),
         "num_threads": threads,
