@@ -23,7 +23,6 @@ class Waiting:
     key: int
     pieces: list[Audio] = field(default_factory=list)
     samples: int = 0
-    total: int = 0
     is_over: bool = False
 
 
@@ -57,15 +56,8 @@ class Batcher:
         """Whether a piece is ready."""
         return bool(self._line)
 
-    def __contains__(self, key: int) -> bool:
-        return key in self._utterances
-
     def is_ready(self, key: int) -> bool:
         return key in self._line
-
-    def total(self, key: int) -> int:
-        """Samples of an utterance so far."""
-        return self._utterances[key].total
 
     def begin(self, key: int) -> None:
         self._utterances[key] = Waiting(key)
@@ -76,7 +68,6 @@ class Batcher:
         if len(audio):
             waiting.pieces.append(audio)
             waiting.samples += len(audio)
-            waiting.total += len(audio)
         waiting.is_over = waiting.is_over or last
         self._join_line(waiting)
 

@@ -4,8 +4,8 @@ The state of all streams lies in tensors with a row for each slot. A step gather
 that are ready, runs the encoder on them in one pass, and writes the rows back; streams may be at any
 point of their utterance, for NeMo's encoder takes a length of each one's cache.
 
-The encoder is fed as NeMo's own streaming does it: first ``1 + 8·lookahead`` feature frames, then
-``8·(lookahead + 1)`` with the nine before them, each of which makes ``lookahead + 1`` encoder frames.
+The encoder is fed as NeMo's own streaming does it (see ``chunking``), with the nine feature frames before a
+chunk in front of all but the first.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from perch.core.audio import RATE, samples_to_ms
-from perch.errors import BadConfig, EngineFailed
+from perch.errors import EngineFailed
+from perch.inference.parakeet.chunking import chunking
 from perch.inference.parakeet.greedy import Decoder, Transducer
 from perch.inference.parakeet.model import FRAME, Audio, Facts, LoadOptions, Piece, Token
 from perch.inference.parakeet.nemo_checkpoint import lookaheads_of, set_lookahead, vocabulary_of
@@ -25,18 +26,12 @@ from perch.inference.parakeet.transformers_common import computing, has_punctuat
 Tensor = Any
 
 _HOP = 160
-_FACTOR = 8
-"""Feature frames for each encoder frame."""
-
 _MARGIN = 3
 """Feature frames computed to the left of those that are wanted: a window reaches over the samples of two,
 and pre-emphasis needs the sample before."""
 
 _REACH = 256
 """Samples that the window of a feature frame reaches to the right."""
-
-_MOST_FRAMES = 14
-"""Encoder frames of a piece: 1120 ms."""
 
 
 @dataclass(slots=True)
@@ -110,8 +105,8 @@ class StreamingModel:
         self._torch = torch
         self._model = model
         self._transducer = transducer
-        self._lookahead, self._chunks = _chunking(options, lookaheads_of(model))
-        set_lookahead(model, self._lookahead)
+        self._chunking = chunking(options, lookaheads_of(model))
+        set_lookahead(model, self._chunking.lookahead)
         self._vocabulary = pieces_of(Processor(torch, model), len(vocabulary_of(model)) + 1)
         self._store = _Store(torch, model, transducer, 1)
         self._free = [0]
@@ -123,7 +118,7 @@ class StreamingModel:
             backend="nemo",
             device=parameter.device.type,
             mode="cache-aware",
-            chunk=self._chunks * (self._lookahead + 1) * FRAME,
+            chunk=self._chunking.piece_samples,
             decoder=decoder,
             languages=options.languages,
             longest=120 * RATE,
@@ -131,7 +126,7 @@ class StreamingModel:
             punctuation=has_punctuation(self._vocabulary),
             parameters={
                 "dtype": str(parameter.dtype).removeprefix("torch."),
-                "attention_chunk_ms": str(samples_to_ms((self._lookahead + 1) * FRAME)),
+                "attention_chunk_ms": str(samples_to_ms(self._chunking.chunk_samples)),
                 "left_context_ms": str(samples_to_ms(context * FRAME)),
             },
         )
@@ -175,12 +170,7 @@ class StreamingModel:
         samples = state.start + len(audio)
         if piece.last:
             return _Work(state, audio, samples // _HOP)
-        size, whole = self._size(first=not state.features), self._size(first=False)
-        return _Work(state, audio, state.features + size + (self._chunks - 1) * whole)
-
-    def _size(self, *, first: bool) -> int:
-        """Feature frames of a chunk."""
-        return 1 + _FACTOR * self._lookahead if first else _FACTOR * (self._lookahead + 1)
+        return _Work(state, audio, state.features + self._chunking.piece(first=not state.features))
 
     def _advance(self, works: Sequence[_Work]) -> None:
         """One chunk of every stream: the first chunks of utterances, which are shorter, by themselves."""
@@ -193,7 +183,7 @@ class StreamingModel:
     def _chunk(self, works: Sequence[_Work], *, first: bool) -> None:
         torch, store = self._torch, self._store
         rows = torch.tensor([work.state.slot for work in works], device=self._device)
-        size = self._size(first=first)
+        size = self._chunking.chunk(first=first)
         if first:
             store.clear(rows)
         counts = [min(size, work.total - work.state.features) for work in works]
@@ -251,24 +241,3 @@ def _keep(work: _Work) -> None:
     state = work.state
     first = min(max(state.start, (state.features - _MARGIN) * _HOP), state.start + len(work.audio))
     state.audio, state.start = work.audio[first - state.start :], first
-
-
-def _chunking(options: LoadOptions, supported: list[int]) -> tuple[int, int]:
-    """The lookahead in frames, and how many of the model's chunks make a piece.
-
-    A piece of a length that the model was not trained for is made of several chunks of the longest one
-    that divides it: fewer steps to schedule, with the accuracy of the shorter chunk.
-    """
-    if options.mode not in {"auto", "cache-aware"}:
-        raise BadConfig(f"{options.name} is a streaming model: it is always cache-aware, not {options.mode}.")
-    if options.chunk_ms is None:
-        return (6 if 6 in supported else supported[-1]), 1
-    frames, rest = divmod(options.chunk_ms, 80)
-    dividing = [one for one in supported if frames and frames % (one + 1) == 0]
-    if rest or not dividing or frames > _MOST_FRAMES:
-        trained = ", ".join(str((one + 1) * 80) for one in supported)
-        raise BadConfig(
-            f"--chunk-ms is {options.chunk_ms}; give a multiple of 80 up to 1120. {options.name} was trained "
-            f"for {trained}."
-        )
-    return dividing[-1], frames // (dividing[-1] + 1)

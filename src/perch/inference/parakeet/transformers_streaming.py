@@ -5,9 +5,7 @@ the state of all streams lies in tensors with a row for each slot; a step gather
 that are ready, runs the encoder's layers on them, and writes the rows back. Streams may be at any point
 of their utterance: keys that a young stream does not have yet are masked.
 
-What the encoder is fed is NVIDIA's cache-aware scheme ("Stateful Conformer with Cache-based Inference
-for Streaming ASR", Noroozi et al., 2024): a first chunk of ``1 + 8·lookahead`` feature frames, then
-``8·(lookahead + 1)``; each makes ``lookahead + 1`` encoder frames.
+What the encoder is fed is in ``chunking``.
 """
 
 from collections.abc import Sequence
@@ -17,17 +15,12 @@ from typing import Any
 import numpy as np
 
 from perch.core.audio import RATE, samples_to_ms
-from perch.errors import BadConfig, EngineFailed
+from perch.errors import EngineFailed
+from perch.inference.parakeet.chunking import chunking
 from perch.inference.parakeet.greedy import Decoder, Transducer
 from perch.inference.parakeet.model import FRAME, Audio, Facts, LoadOptions, Piece, Token
 from perch.inference.parakeet.slot_store import KeysAndValues, Rows, SlotStore
 from perch.inference.parakeet.transformers_common import computing, has_punctuation, pieces_of, tokens_of
-
-_FACTOR = 8
-"""Feature frames for each encoder frame."""
-
-_MOST_FRAMES = 14
-"""Encoder frames of a piece: 1120 ms."""
 
 
 @dataclass(slots=True)
@@ -62,18 +55,17 @@ class StreamingModel:
         self._torch = torch
         self._network = network
         self._extractor = processor.feature_extractor
-        self._lookahead, self._chunks = _chunking(options, processor)
+        self._chunking = chunking(options, processor.supported_num_lookahead_tokens)
         self._vocabulary = pieces_of(processor, network.config.vocab_size)
         self._transducer = Transducer(torch, network)
         self._store = SlotStore(torch, network, slots=1)
         self._free = [0]
-        chunk = self._chunks * (self._lookahead + 1) * FRAME
         self._facts = Facts(
             model=options.name,
             backend="transformers",
             device=network.device.type,
             mode="cache-aware",
-            chunk=chunk,
+            chunk=self._chunking.piece_samples,
             decoder="rnnt",
             languages=options.languages,
             longest=120 * RATE,
@@ -82,7 +74,7 @@ class StreamingModel:
             parameters={
                 "dtype": str(network.dtype).removeprefix("torch."),
                 "left_context_ms": str(samples_to_ms(self._store.context * FRAME)),
-                "attention_chunk_ms": str(samples_to_ms((self._lookahead + 1) * FRAME)),
+                "attention_chunk_ms": str(samples_to_ms(self._chunking.chunk_samples)),
             },
         )
 
@@ -127,14 +119,13 @@ class StreamingModel:
         audio = np.concatenate([state.audio, self._emphasised(piece)])
         samples = state.samples + len(piece.audio)
         if not piece.last:
-            whole = _FACTOR * (self._lookahead + 1)
-            features = self._size(first=not state.features) + (self._chunks - 1) * whole
-            return _Work(state, audio, self._chunks, state.features + features)
+            features = state.features + self._chunking.piece(first=not state.features)
+            return _Work(state, audio, self._chunking.chunks, features)
         features = samples // self._extractor.hop_length
         missing = features - state.features
-        chunks, size = 0, self._size(first=not state.features)
+        chunks, size = 0, self._chunking.chunk(first=not state.features)
         while missing > 0:
-            chunks, missing, size = chunks + 1, missing - size, self._size(first=False)
+            chunks, missing, size = chunks + 1, missing - size, self._chunking.chunk(first=False)
         return _Work(state, audio, chunks, features)
 
     def _emphasised(self, piece: Piece) -> Audio:
@@ -143,10 +134,6 @@ class StreamingModel:
             return piece.audio
         before = np.concatenate([[piece.state.last_sample], piece.audio[:-1]])
         return (piece.audio - np.float32(factor) * before).astype(np.float32)
-
-    def _size(self, *, first: bool) -> int:
-        """Feature frames of a chunk."""
-        return 1 + _FACTOR * self._lookahead if first else _FACTOR * (self._lookahead + 1)
 
     def _keep(self, piece: Piece, work: _Work) -> None:
         state = work.state
@@ -173,7 +160,7 @@ class StreamingModel:
 
     def _chunk(self, works: Sequence[_Work], *, first: bool) -> None:
         torch, network = self._torch, self._network
-        size = self._size(first=first)
+        size = self._chunking.chunk(first=first)
         audio = torch.from_numpy(np.stack([self._take(work, size) for work in works])).to(network.device)
         features = self._extractor._torch_extract_fbank_features(audio, network.device, center=False)  # noqa: SLF001
         limits = [_new(work.state.features, min(work.features, work.state.features + size)) for work in works]
@@ -239,24 +226,3 @@ def _levels(features: int) -> list[int]:
     for _ in range(3):
         counts.append(counts[-1] // 2 + 1 if features else 0)
     return counts
-
-
-def _chunking(options: LoadOptions, processor: Any) -> tuple[int, int]:
-    """The lookahead in frames, and how many of the model's chunks make a piece.
-
-    A piece of a length that the model was not trained for is made of several chunks of the longest one that
-    divides it: fewer steps to schedule, with the accuracy of the shorter chunk.
-    """
-    if options.mode not in {"auto", "cache-aware"}:
-        raise BadConfig(f"{options.name} is a streaming model: it is always cache-aware, not {options.mode}.")
-    supported = sorted(processor.supported_num_lookahead_tokens)
-    if options.chunk_ms is None:
-        return (6 if 6 in supported else int(supported[-1])), 1
-    frames, rest = divmod(options.chunk_ms, 80)
-    dividing = [one for one in supported if frames and frames % (one + 1) == 0]
-    if rest or not dividing or frames > _MOST_FRAMES:
-        trained = ", ".join(str(samples_to_ms((one + 1) * FRAME)) for one in supported)
-        raise BadConfig(
-            f"--chunk-ms is {options.chunk_ms}; give a multiple of 80 up to 1120. {options.name} was trained for {trained}."
-        )
-    return int(dividing[-1]), frames // (int(dividing[-1]) + 1)
