@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perch.core.audio import ms_to_samples, seconds_to_samples
-from perch.core.speech import Endpointing, HotWords, Hypothesis, ModelInfo, RecognitionConfig, Word
+from perch.core.speech import (
+    Characters,
+    Endpointing,
+    HotWords,
+    Hypothesis,
+    ModelInfo,
+    RecognitionConfig,
+    Word,
+)
 from perch.riva import convert
 from perch.riva.proto import AudioEncoding, asr
 
@@ -46,6 +54,7 @@ configs = st.builds(
     model=texts,
     interim_results=st.booleans(),
     word_times=st.booleans(),
+    character_times=st.booleans(),
     punctuation=st.booleans(),
     profanity_filter=st.booleans(),
     verbatim=st.booleans(),
@@ -98,6 +107,23 @@ def test_an_offline_result_survives_alike(final: Hypothesis) -> None:
     (back,) = convert.offline_from_proto(convert.offline_to_proto([final], request_id=""), diarized=True)
     assert (back.text, back.words, back.confidence) == (final.text, final.words, final.confidence)
     assert back.is_final
+
+
+def test_characters_are_words_of_their_own_on_the_wire_and_belong_to_one_again() -> None:
+    words = (
+        Word("hello,", 160, 640, 0.5, characters=(Characters("hel", 160, 320), Characters("lo,", 320, 640))),
+        Word("world", 800, 960, 0.25, characters=(Characters("world", 800, 960),)),
+    )
+    final = Hypothesis("hello, world", is_final=True, words=words, end=16_000)
+    response = convert.response_to_proto([final], request_id="")
+    infos = response.results[0].alternatives[0].words
+    assert [(one.word, one.start_time, one.end_time) for one in infos] == [
+        (" hel", 10, 20),
+        ("lo,", 20, 40),
+        (" world", 50, 60),
+    ]
+    (back,) = convert.hypotheses_from_proto(response)
+    assert back.words == words
 
 
 def test_word_times_are_milliseconds_and_segment_times_are_seconds() -> None:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audio.recordings import encode, riff
+from engine.test_recording import engine as model_engine
 from engines import LONG_PAUSE, scripted_engine
 from gateways import Gateway, gateway
 from perch.asr.mock import MockASRClient
@@ -100,6 +101,35 @@ async def test_verbose_json_has_segments_and_words_as_asked_for() -> None:
     assert "words" not in json.loads(body)
 
 
+async def test_a_model_that_spells_says_when_each_part_of_a_word_was_spoken() -> None:
+    async with model_engine() as (engine, _):
+        client = RivaASRClient(RivaConfig(endpoints=(engine.address,), backend=Backend("engine")))
+        async with gateway(client) as at:
+            granularities = ["word", "char"]
+            status, body = await post(
+                at, response_format="verbose_json", timestamp_granularities__=granularities
+            )
+            kept = await later(at, WAV, granularity="char")
+            _, plain = await post(at, response_format="verbose_json", timestamp_granularities__="word")
+    told = json.loads(body)
+    assert status == 200
+    assert [word["word"] for word in told["words"]] == TEXT.split()
+    assert "".join(one["char"] for one in told["chars"]) == TEXT.replace(" ", "")
+    assert [one["char"] for one in told["chars"][:2]] == ["h", "ello"]
+    first, second, *_ = told["chars"]
+    assert told["words"][0]["start"] == first["start"] < first["end"] == second["start"] < second["end"]
+    assert second["end"] == told["words"][0]["end"]
+    assert [one for segment in kept["segments"] for one in segment["chars"]] == told["chars"]
+    assert json.loads(plain)["words"] == told["words"]
+
+
+async def test_of_a_model_that_does_not_spell_no_characters_can_be_had() -> None:
+    async with serving() as at:
+        status, body = await post(at, response_format="verbose_json", timestamp_granularities__="char")
+    assert (status, json.loads(body)["error"]["type"]) == (400, "invalid_request_error")
+    assert "word or segment" in json.loads(body)["error"]["message"]
+
+
 @pytest.mark.parametrize("kind", ["flac", "ogg", "mp3", "webm", "m4a", "mp4"])
 async def test_any_common_file_is_understood(kind: str) -> None:
     async with serving() as at:
@@ -127,7 +157,7 @@ async def test_a_mistake_is_refused_with_what_would_be_right() -> None:
             ({"response_format": "xml"}, "verbose_json"),
             ({"language": "fr"}, "only supports English"),
             ({"model": "mine"}, "scripted"),
-            ({"timestamp_granularities__": "letter"}, "word and segment"),
+            ({"timestamp_granularities__": "letter"}, "word, segment and char"),
             ({"stream": "perhaps"}, "true or false"),
         ):
             status, body = await post(at, WAV, **fields)
@@ -213,10 +243,12 @@ async def test_a_mock_says_so() -> None:
 # --- answers that come later ----------------------------------------------------------------------------
 
 
-async def later(at: Gateway, file: bytes, **headers: str) -> dict[str, Any]:
+async def later(at: Gateway, file: bytes, granularity: str = "", **headers: str) -> dict[str, Any]:
     """A transcription to its end, asked for until then."""
     headers["Prefer"] = "respond-async"
-    async with at.client.post(at.http + PATH, data=form(file), headers=headers) as response:
+    async with at.client.post(
+        at.http + PATH, data=form(file, timestamp_granularities__=granularity), headers=headers
+    ) as response:
         body = await response.json()
         assert response.status == 201, body
     assert body["id"].startswith("job_")
@@ -246,7 +278,7 @@ async def test_an_answer_may_come_later() -> None:
 
 async def test_a_transcription_is_its_callers_alone() -> None:
     async with serving(GatewayConfig(api_keys=("one", "two"))) as at:
-        job = await later(at, WAV, **{"X-API-Key": "one"})
+        job = await later(at, WAV, "", **{"X-API-Key": "one"})
         async with at.client.get(f"{at.http}{PATH}/{job['id']}", headers={"X-API-Key": "two"}) as response:
             assert response.status == 404
 

@@ -30,7 +30,7 @@ from perch.asr.watch import Unwatched, Watch
 from perch.core.audio import RATE, ms_to_samples, samples_to_bytes, samples_to_seconds, seconds_to_samples
 from perch.core.messages import Notice
 from perch.core.replay import ReplayWindow, WindowFull
-from perch.core.speech import Hypothesis, Word
+from perch.core.speech import Hypothesis
 from perch.core.timeline import Timeline
 from perch.riva import wire
 
@@ -388,10 +388,6 @@ def _placed(hypothesis: Hypothesis, timeline: Timeline) -> Hypothesis:
         return hypothesis
     return replace(
         hypothesis,
-        words=tuple(_moved(word, timeline) for word in hypothesis.words),
+        words=tuple(word.moved(timeline.to_session) for word in hypothesis.words),
         end=None if hypothesis.end is None else timeline.to_session(hypothesis.end),
     )
-
-
-def _moved(word: Word, timeline: Timeline) -> Word:
-    return replace(word, start=timeline.to_session(word.start), end=timeline.to_session(word.end))

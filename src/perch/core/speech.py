@@ -3,8 +3,8 @@
 Positions are samples at ``core.audio.RATE`` from the first sample of the stream.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,8 @@ class RecognitionConfig:
     model: str = ""
     interim_results: bool = True
     word_times: bool = True
+    character_times: bool = False
+    """Ask for ``Word.characters``, which few engines know."""
     punctuation: bool = False
     profanity_filter: bool = False
     verbatim: bool = True
@@ -52,6 +54,15 @@ class RecognitionConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Characters:
+    """Those characters of a word that the model wrote at once, and their place on the stream's clock."""
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class Word:
     """One word with its place on the stream's clock. An unknown confidence or speaker is None."""
 
@@ -60,6 +71,15 @@ class Word:
     end: int
     confidence: float | None = None
     speaker: int | None = None
+    characters: tuple[Characters, ...] = ()
+    """All of the word's, in order; nothing if they were not asked for or the engine does not know."""
+
+    def moved(self, place: Callable[[int], int]) -> "Word":
+        """The word on another clock, on which ``place`` says where each position is."""
+        characters = tuple(
+            replace(one, start=place(one.start), end=place(one.end)) for one in self.characters
+        )
+        return replace(self, start=place(self.start), end=place(self.end), characters=characters)
 
 
 @dataclass(frozen=True, slots=True)

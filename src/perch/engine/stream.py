@@ -8,6 +8,7 @@ silence included.
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import assert_never
 
 from perch.core.audio import RATE, samples_to_bytes, samples_to_seconds
@@ -167,11 +168,13 @@ class RecognitionStream:
 
 def final_of(recognition: Recognition, config: RecognitionConfig, *, start: int, end: int) -> Hypothesis:
     """What is told of an utterance that lies from ``start`` to ``end`` on the stream's clock."""
-    words = _on_clock(recognition.words, start=start, end=end) if config.word_times else ()
+    words = recognition.words if config.word_times or config.character_times else ()
+    if not config.character_times:
+        words = tuple(replace(word, characters=()) for word in words)
     return Hypothesis(
         recognition.text,
         is_final=True,
-        words=words,
+        words=_on_clock(words, start=start, end=end),
         confidence=recognition.confidence,
         end=end,
         language=config.language,
@@ -188,7 +191,10 @@ def _on_clock(words: tuple[Word, ...], *, start: int, end: int) -> tuple[Word, .
     placed: list[Word] = []
     earliest = start
     for word in words:
-        begin = min(max(start + word.start, earliest), end)
-        placed.append(replace(word, start=begin, end=min(max(start + word.end, begin), end)))
-        earliest = begin
+        earliest = _place(word.start, start, earliest, end)
+        placed.append(word.moved(partial(_place, start=start, earliest=earliest, latest=end)))
     return tuple(placed)
+
+
+def _place(at: int, start: int, earliest: int, latest: int) -> int:
+    return min(max(start + at, earliest), latest)

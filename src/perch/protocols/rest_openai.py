@@ -17,7 +17,8 @@ from perch.protocols.frames import flag
 from perch.protocols.realtime_sessions import OPENAI_MODELS, error_body
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt", "diarized_json")
-GRANULARITIES = ("word", "segment")
+GRANULARITIES = ("word", "segment", "char")
+"""The last is ours, as NeMo has it."""
 _MAX_SPEAKERS = 8
 _MAX_KEYWORDS = 1000
 
@@ -47,7 +48,7 @@ def parse(
     granularities = _all(fields, "timestamp_granularities[]") or ("segment",)
     if unknown := set(granularities) - set(GRANULARITIES):
         raise BadConfig(
-            f"timestamp_granularities[] has {', '.join(sorted(unknown))}; there are word and segment."
+            f"timestamp_granularities[] has {', '.join(sorted(unknown))}; there are word, segment and char."
         )
     stream = flag(one.get("stream") or "false")
     if stream is None:
@@ -57,6 +58,7 @@ def parse(
         defaults,
         model=one.get("model") or defaults.model,
         language=one.get("language") or (languages[0] if languages else "") or defaults.language,
+        character_times="char" in granularities,
         hotwords=defaults.hotwords + _keywords(fields),
         max_speakers=_MAX_SPEAKERS if form == "diarized_json" else defaults.max_speakers,
     )
@@ -88,7 +90,7 @@ def answer(wanted: Wanted, finals: Sequence[Final], samples: int) -> dict[str, A
     """The whole answer: an object, or text.
 
     Raises:
-        BadConfig: Speakers were asked for, and the engine told of none.
+        BadConfig: Speakers or characters were asked for, and the engine told of none.
     """
     text = text_of(finals)
     match wanted.form:
@@ -118,6 +120,7 @@ def result(finals: Sequence[Final], samples: int) -> dict[str, Any]:
                 _word(word) | {"confidence": None if word.confidence is None else round(word.confidence, 4)}
                 for word in final.words
             ],
+            **({"chars": _chars(final.words)} if any(word.characters for word in final.words) else {}),
         }
         for number, final in enumerate(finals)
     ]
@@ -159,7 +162,19 @@ def _verbose(wanted: Wanted, finals: Sequence[Final], samples: int) -> dict[str,
         body["segments"] = [_segment(number, final) for number, final in enumerate(finals)]
     if "word" in wanted.granularities:
         body["words"] = [_word(word) for final in finals for word in final.words]
+    if "char" in wanted.granularities:
+        body["chars"] = _chars([word for final in finals for word in final.words])
     return body
+
+
+def _chars(words: Sequence[Word]) -> list[dict[str, Any]]:
+    if words and not any(word.characters for word in words):
+        raise BadConfig("This model does not say when characters were spoken; ask for word or segment.")
+    return [
+        {"char": one.text, "start": _seconds(one.start), "end": _seconds(one.end)}
+        for word in words
+        for one in word.characters
+    ]
 
 
 def _segment(number: int, final: Final) -> dict[str, Any]:

@@ -6,12 +6,20 @@ means "not set".
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from perch.core.audio import RATE, ms_to_samples, samples_to_ms, samples_to_seconds, seconds_to_samples
-from perch.core.speech import Endpointing, HotWords, Hypothesis, ModelInfo, RecognitionConfig, Word
+from perch.core.speech import (
+    Characters,
+    Endpointing,
+    HotWords,
+    Hypothesis,
+    ModelInfo,
+    RecognitionConfig,
+    Word,
+)
 from perch.riva.proto import AudioEncoding, asr
 
 ENCODING_NAMES: dict[int, str] = {
@@ -24,6 +32,10 @@ ENCODING_NAMES: dict[int, str] = {
 }
 RECORDING = "perch.recording"
 """Key of ``custom_configuration`` by which Perch tells an engine of its own that a stream is a recording."""
+
+CHARACTERS = "perch.characters"
+"""Key of ``custom_configuration`` by which an engine is asked for ``Word.characters``. One that knows them
+answers with a ``WordInfo`` for each, those that begin a word with a space in front; any other does not read it."""
 
 _LANGUAGES = "language_code"
 
@@ -56,6 +68,8 @@ def config_to_proto(config: RecognitionConfig) -> Any:
         speech_contexts=[asr.SpeechContext(phrases=h.phrases, boost=h.boost) for h in config.hotwords],
         custom_configuration=dict(config.custom),
     )
+    if config.character_times:
+        message.custom_configuration[CHARACTERS] = "true"
     if config.max_speakers is not None:
         message.diarization_config.enable_speaker_diarization = True
         message.diarization_config.max_speaker_count = config.max_speakers
@@ -72,6 +86,7 @@ def config_from_proto(message: Any, *, interim_results: bool) -> RecognitionConf
         model=message.model,
         interim_results=interim_results,
         word_times=message.enable_word_time_offsets,
+        character_times=message.custom_configuration.get(CHARACTERS) == "true",
         punctuation=message.enable_automatic_punctuation,
         profanity_filter=message.profanity_filter,
         verbatim=message.verbatim_transcripts,
@@ -85,7 +100,7 @@ def config_from_proto(message: Any, *, interim_results: bool) -> RecognitionConf
         endpointing=_endpointing_from_proto(message.endpointing_config)
         if message.HasField("endpointing_config")
         else None,
-        custom=dict(message.custom_configuration),
+        custom={key: value for key, value in message.custom_configuration.items() if key != CHARACTERS},
     )
 
 
@@ -156,7 +171,7 @@ def _final(alternative: Any, end: int | None, *, diarized: bool) -> Hypothesis:
     return Hypothesis(
         text=alternative.transcript.strip(),
         is_final=True,
-        words=tuple(_word(word, diarized=diarized) for word in alternative.words),
+        words=_words(alternative.words, diarized=diarized),
         confidence=_set(alternative.confidence),
         end=end,
         language=alternative.language_code[0] if alternative.language_code else "",
@@ -179,6 +194,29 @@ def _joined_partial(results: Sequence[Any]) -> Hypothesis:
         words=tuple(_word(word, diarized=False) for alternative in best for word in alternative.words),
         stability=min(result.stability for result in results),
         end=_seconds(results[-1].audio_processed),
+    )
+
+
+def _words(infos: Sequence[Any], *, diarized: bool) -> tuple[Word, ...]:
+    words = [_word(info, diarized=diarized) for info in infos]
+    return _spelt(words) if words and words[0].text.startswith(" ") else tuple(words)
+
+
+def _spelt(pieces: Sequence[Word]) -> tuple[Word, ...]:
+    """Words of their characters, of which those with a space in front begin one."""
+    words: list[list[Word]] = []
+    for piece in pieces:
+        if piece.text.startswith(" ") or not words:
+            words.append([])
+        words[-1].append(replace(piece, text=piece.text.lstrip()))
+    return tuple(
+        replace(
+            word[0],
+            text="".join(piece.text for piece in word),
+            end=word[-1].end,
+            characters=tuple(Characters(piece.text, piece.start, piece.end) for piece in word),
+        )
+        for word in words
     )
 
 
@@ -246,17 +284,21 @@ def _alternative(hypothesis: Hypothesis, prefix: str) -> Any:
         transcript=prefix + hypothesis.text if hypothesis.text else "",
         confidence=hypothesis.confidence or 0.0,
         language_code=[hypothesis.language] if hypothesis.language else [],
-        words=[
-            asr.WordInfo(
-                word=word.text,
-                start_time=samples_to_ms(word.start),
-                end_time=samples_to_ms(word.end),
-                confidence=word.confidence or 0.0,
-                speaker_tag=word.speaker or 0,
-            )
-            for word in hypothesis.words
-        ],
+        words=[info for word in hypothesis.words for info in _infos(word)],
     )
+
+
+def _infos(word: Word) -> Iterator[Any]:
+    """The word, or if they are known its characters."""
+    pieces: tuple[Word | Characters, ...] = word.characters or (word,)
+    for number, piece in enumerate(pieces):
+        yield asr.WordInfo(
+            word=" " + piece.text if word.characters and not number else piece.text,
+            start_time=samples_to_ms(piece.start),
+            end_time=samples_to_ms(piece.end),
+            confidence=word.confidence or 0.0,
+            speaker_tag=word.speaker or 0,
+        )
 
 
 # --- models ------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import pytest
 
-from perch.core.speech import Word
+from perch.core.speech import Characters, Word
 from perch.inference.parakeet.calibrate import Trial, carried
 from perch.inference.parakeet.model import FRAME, Token
 from perch.inference.parakeet.words import recognition, text_of
@@ -18,8 +18,18 @@ def test_words_begin_at_marked_tokens_and_punctuation_belongs_to_the_word_before
     final = recognition(tokens, samples=10 * FRAME)
     assert final.text == "hello, world"
     assert final.words == (
-        Word("hello,", FRAME, 4 * FRAME, 0.5),
-        Word("world", 5 * FRAME, 7 * FRAME, 0.7),
+        Word(
+            "hello,",
+            FRAME,
+            4 * FRAME,
+            0.5,
+            characters=(
+                Characters("he", FRAME, 2 * FRAME),
+                Characters("llo", 2 * FRAME, 3 * FRAME),
+                Characters(",", 3 * FRAME, 4 * FRAME),
+            ),
+        ),
+        Word("world", 5 * FRAME, 7 * FRAME, 0.7, characters=(Characters("world", 5 * FRAME, 7 * FRAME),)),
     )
     assert final.confidence == pytest.approx((0.9 * 0.5 * 0.8 * 0.7) ** 0.25, abs=1e-4)
 
@@ -27,6 +37,18 @@ def test_words_begin_at_marked_tokens_and_punctuation_belongs_to_the_word_before
 def test_a_lone_mark_begins_the_word_that_follows() -> None:
     assert [word.text for word in recognition([Token("▁", 0), Token("a", 1)], samples=5000).words] == ["a"]
     assert recognition([Token("▁", 0)], samples=5000).words == ()
+
+
+def test_characters_neither_overlap_nor_leave_their_word() -> None:
+    tokens = [Token("▁a", 0, 9), Token("b", 2, 0), Token("c", 2, 9), Token("▁d", 3, 1)]
+    word, _ = recognition(tokens, samples=9 * FRAME).words
+    assert [(one.text, one.start // FRAME, one.end // FRAME) for one in word.characters] == [
+        ("a", 0, 2),
+        ("b", 2, 2),
+        ("c", 2, 3),
+    ]
+    assert "".join(one.text for one in word.characters) == word.text
+    assert (word.characters[0].start, word.characters[-1].end) == (word.start, word.end)
 
 
 def test_times_do_not_leave_the_utterance_nor_run_into_the_next_word() -> None:

@@ -63,12 +63,15 @@ def _read(piece: Piece) -> list[Token]:
     words = piece.state.reader.feed(_pcm(piece.audio))
     if piece.last:
         words += piece.state.reader.flush()
-    return [_token(word) for word in words]
+    return [token for word in words for token in _tokens(word)]
 
 
 def _pcm(audio: Audio) -> bytes:
     return np.clip(np.rint(audio * 32_768), -32_768, 32_767).astype("<i2").tobytes()
 
 
-def _token(word: Word) -> Token:
-    return Token(WORD_START + word.text, word.start / FRAME, (word.end - word.start) / FRAME, word.confidence)
+def _tokens(word: Word) -> list[Token]:
+    """A word's first letter, and the rest of it."""
+    start, half = word.start / FRAME, (word.end - word.start) / FRAME / 2
+    first = Token(WORD_START + word.text[:1], start, half, word.confidence)
+    return [first, Token(word.text[1:], start + half, half, word.confidence)]

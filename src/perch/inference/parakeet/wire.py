@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from perch.core.speech import Word
+from perch.core.speech import Characters, Word
 from perch.errors import EngineFailed
 from perch.inference.parakeet.model import Facts
 from perch.inference.recogniser import Recognition
@@ -70,13 +70,26 @@ class Deframer:
 
 
 def pack(recognition: Recognition) -> bytes:
-    words = [[word.text, word.start, word.end, word.confidence] for word in recognition.words]
+    words = [
+        [
+            word.text,
+            word.start,
+            word.end,
+            word.confidence,
+            [(c.text, c.start, c.end) for c in word.characters],
+        ]
+        for word in recognition.words
+    ]
     return json.dumps([recognition.text, words, recognition.confidence]).encode()
 
 
 def unpack(body: bytes) -> Recognition:
     text, words, confidence = json.loads(body)
-    return Recognition(text, tuple(Word(*word) for word in words), confidence)
+    return Recognition(text, tuple(_word(*word) for word in words), confidence)
+
+
+def _word(text: str, start: int, end: int, confidence: float | None, characters: list[Any]) -> Word:
+    return Word(text, start, end, confidence, characters=tuple(Characters(*each) for each in characters))
 
 
 @dataclass(frozen=True, slots=True)

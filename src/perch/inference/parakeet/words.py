@@ -1,10 +1,10 @@
 """From tokens to text and words with times."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from perch.core.speech import Word
+from perch.core.speech import Characters, Word
 from perch.inference.parakeet.model import FRAME, WORD_START, Token
 from perch.inference.recogniser import Recognition
 
@@ -48,10 +48,21 @@ def _words(spellings: Sequence[_Spelling], samples: int) -> list[Word]:
     starts = [min(round(spelling.tokens[0].frame * FRAME), samples) for spelling in spellings]
     words = []
     for spelling, start, limit in zip(spellings, starts, [*starts, samples][1:], strict=True):
-        last = spelling.tokens[-1]
-        end = min(max(round((last.frame + last.frames) * FRAME), start), max(limit, start))
-        words.append(Word(spelling.text, start, end, _least(spelling.tokens)))
+        characters = tuple(_characters(spelling.tokens, start, max(limit, start)))
+        end = characters[-1].end
+        words.append(Word(spelling.text, start, end, _least(spelling.tokens), characters=characters))
     return words
+
+
+def _characters(tokens: Sequence[Token], start: int, limit: int) -> Iterator[Characters]:
+    """Each token's, one after the other from ``start``, none past ``limit``."""
+    starts = [start]
+    for token in tokens[1:]:
+        starts.append(min(max(round(token.frame * FRAME), starts[-1]), limit))
+    for token, begin, following in zip(tokens, starts, [*starts[1:], limit], strict=True):
+        end = min(max(round((token.frame + token.frames) * FRAME), begin), following)
+        if text := token.text.replace(WORD_START, ""):
+            yield Characters(text, begin, end)
 
 
 def _least(tokens: Sequence[Token]) -> float | None:
