@@ -36,6 +36,7 @@ async def test_it_says_what_it_is_and_what_to_use_for_real_work(recogniser: Embe
     assert described.model == "embedded-en-us"
     assert described.languages == ("en-US",)
     assert described.slots == 4
+    assert (described.streaming_mode, described.partials) == ("vad-segmented", True)
     assert "Demonstration" in described.notice
     assert "RIVA_HOST" in described.notice
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -122,7 +123,36 @@ async def test_a_stream_by_id_or_alias_is_served_by_the_engine_that_has_the_mode
         "lookahead_ms": 1120,
         "word_times": True,
         "punctuation": False,
+        "partials": True,
     }
+
+
+async def test_whether_a_model_has_words_before_a_final_is_told_wherever_its_mode_is() -> None:
+    """The mode does not tell: an embedded recogniser takes whole utterances, and shows words meanwhile."""
+    silent = replace(parakeet("parakeet-0.6b").capabilities, streaming_mode="vad-segmented", partials=False)
+    showing = replace(parakeet("parakeet-1.1b").capabilities, streaming_mode="vad-segmented")
+    async with serving(ScriptedRecogniser(silent), ScriptedRecogniser(showing)) as at:
+        _, readiness = await got(at, "/ready")
+        assert readiness["partials"] is {silent.model: False, showing.model: True}[readiness["model"]]
+        for told in (silent, showing):
+            model = (await got(at, f"/v1/models/{told.model}"))[1]
+            assert model["capabilities"]["partials"] is told.partials
+            [ready] = (await transcribe(at, [], query=f"?model={told.model}")).of("ready")
+            assert ready["capabilities"]["streaming_mode"] == "vad-segmented"
+            assert ready["capabilities"]["partials"] is told.partials
+
+
+async def test_an_engine_that_does_not_say_whether_it_has_partials_is_told_as_not_known() -> None:
+    """As Riva is, which says nothing of it."""
+    recogniser = parakeet("parakeet-0.6b")
+    unsaid = replace(
+        recogniser.capabilities, parameters={**recogniser.capabilities.parameters, "partials": ""}
+    )
+    async with serving(ScriptedRecogniser(unsaid)) as at:
+        assert (await got(at, "/ready"))[1]["partials"] is None
+        assert (await got(at, "/v1/models/parakeet"))[1]["capabilities"]["partials"] is None
+        [ready] = (await transcribe(at, [])).of("ready")
+        assert ready["capabilities"]["partials"] is None
 
 
 async def test_no_more_streams_are_let_in_than_the_engine_says_it_carries() -> None:

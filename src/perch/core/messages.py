@@ -114,6 +114,8 @@ class Abilities:
     """Audio after a word that must be there before the word can be."""
     word_times: bool = True
     punctuation: bool = False
+    partials: bool | None = None
+    """Whether words come before their utterance is over; None if the engine does not say."""
 
 
 @dataclass(frozen=True, slots=True)

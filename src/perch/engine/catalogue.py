@@ -53,6 +53,7 @@ class Catalogue:
         info = model_info(self._capabilities)
         described = {
             "streaming_mode": self._capabilities.streaming_mode,
+            "partials": str(self._capabilities.partials).lower(),
             "slots": str(self._capabilities.slots),
             "recordings": str(self._capabilities.recordings),
             "word_times": str(self._capabilities.word_times).lower(),

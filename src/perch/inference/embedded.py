@@ -19,11 +19,15 @@ from perch.inference.recogniser import Capabilities, Recognition
 from perch.inference.vad import SileroDetector, SileroVad
 from perch.inference.worker_pool import Channel, Zygote
 
-NOTICE = (
+_QUALITY = (
     "Demonstration recogniser: pocketsphinx on the CPU, American English only. Expect about every second "
-    "word to be wrong on hard audio and every fifth on short, clear sentences. For real work take Parakeet: "
-    "perch models pull parakeet-tdt-0.6b-v2 and start again, or set RIVA_HOST to a Riva or Speech NIM."
+    "word to be wrong on hard audio and every fifth on short, clear sentences."
 )
+_ADVICE = (
+    "For real work take Parakeet: perch models pull parakeet-tdt-0.6b-v2 and start again, "
+    "or set RIVA_HOST to a Riva or Speech NIM."
+)
+NOTICE = f"{_QUALITY} {_ADVICE}"
 
 SLOTS_PER_CORE = 3
 """A stream takes about a third of a core, partials and final together."""
@@ -87,10 +91,11 @@ class EmbeddedVoice:
 class EmbeddedRecogniser:
     """A ``Recogniser``. Make it with ``start``; it repairs itself until ``aclose``."""
 
-    def __init__(self, vad: SileroVad, zygote: Zygote, slots: int) -> None:
+    def __init__(self, vad: SileroVad, zygote: Zygote, slots: int, instead: str = "") -> None:
         self._vad = vad
         self._zygote = zygote
         self._slots = slots
+        self._notice = f"{_QUALITY} {instead}" if instead else NOTICE
         self._taken = 0
         self._health = Health()
         self._closed = False
@@ -98,11 +103,12 @@ class EmbeddedRecogniser:
         self._repair = asyncio.create_task(self._keep_in_repair(), name="embedded-repair")
 
     @classmethod
-    async def start(cls, *, slots: int | None = None) -> "EmbeddedRecogniser":
+    async def start(cls, *, slots: int | None = None, instead: str = "") -> "EmbeddedRecogniser":
         """Load everything and return once it recognises.
 
         Args:
             slots: Voices at the same time; by default three for each core.
+            instead: Why it is this one and not a better, for users to be told.
 
         Raises:
             EngineFailed: The model or a process could not be loaded.
@@ -113,7 +119,7 @@ class EmbeddedRecogniser:
         except BaseException:
             await vad.aclose()
             raise
-        return cls(vad, zygote, slots or SLOTS_PER_CORE * len(os.sched_getaffinity(0)))
+        return cls(vad, zygote, slots or SLOTS_PER_CORE * len(os.sched_getaffinity(0)), instead)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -123,11 +129,10 @@ class EmbeddedRecogniser:
             languages=("en-US",),
             streaming_mode="vad-segmented",
             slots=self._slots,
-            notice=NOTICE,
+            notice=self._notice,
             parameters={
                 "decoder": "pocketsphinx en-us",
                 "quality": "demonstration",
-                "partials": "stable prefix",
             },
         )
 

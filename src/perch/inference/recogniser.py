@@ -28,6 +28,8 @@ class Capabilities:
     languages: tuple[str, ...]
     aliases: tuple[str, ...] = ()
     streaming_mode: str = "vad-segmented"
+    partials: bool = True
+    """Whether a stream has words before its utterance is over; the mode alone does not tell."""
     word_times: bool = True
     punctuation: bool = False
     slots: int = 1

@@ -27,7 +27,7 @@ from perch.server.config import GatewayConfig
 from perch.server.fetch import Fetcher
 from perch.server.handoff import Handoff
 from perch.server.live import Engine, Exported, LiveSession
-from perch.server.monitor import EngineMonitor
+from perch.server.monitor import EngineMonitor, flag
 from perch.server.observers import Observers
 from perch.server.parts import CONFIG, PARTS, Parts
 from perch.server.reload import watching
@@ -143,6 +143,7 @@ async def ready(request: web.Request) -> web.Response:
         "backend": state.backend.kind,
         "model": state.backend.model,
         "streaming_mode": None if abilities is None else abilities.streaming_mode,
+        "partials": None if abilities is None else abilities.partials,
         "notice": state.backend.notice or None,
         "sessions": parts.admission.active,
         "max_sessions": config.admission.max_sessions,
@@ -211,7 +212,8 @@ def _describe(info: ModelInfo, backend: str) -> dict[str, Any]:
             "languages": list(info.languages),
             "streaming": info.streaming,
             "streaming_mode": says.get("streaming_mode"),
-            "word_timestamps": says["word_times"] == "true" if "word_times" in says else None,
+            "partials": flag(says, "partials"),
+            "word_timestamps": flag(says, "word_times"),
             "offline": info.offline,
             "sample_rate": info.sample_rate,
             "max_streams": info.slots,

@@ -1,6 +1,7 @@
 """Whether the engine is there: asked in the background, so that no client waits for the answer."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -99,9 +100,15 @@ def _abilities(models: tuple[ModelInfo, ...]) -> dict[str, Abilities]:
             lookahead_ms=_number(says.get("lookahead_ms", "")),
             word_times=says.get("word_times", "true") == "true",
             punctuation=says.get("punctuation", "false") == "true",
+            partials=flag(says, "partials"),
         )
         for name, says in told.items()
     }
+
+
+def flag(parameters: Mapping[str, str], name: str) -> bool | None:
+    """An answer of yes or no among what an engine says of a model; None where it says neither."""
+    return {"true": True, "false": False}.get(parameters.get(name, ""))
 
 
 def _number(text: str) -> int | None:

@@ -99,6 +99,7 @@ async def test_what_it_is_is_published(recogniser: ModelRecogniser) -> None:
         "cache-aware",
         3,
     )
+    assert told.partials
     assert told.parameters["chunk_ms"] == "320"
     assert told.parameters["backend"] == "tones"
 
@@ -121,6 +122,7 @@ async def test_whole_utterances_have_no_partials() -> None:
     recogniser = await ModelRecogniser.start("tones", options(chunk_ms=None), slots=2)
     try:
         assert recogniser.capabilities.streaming_mode == "vad-segmented"
+        assert not recogniser.capabilities.partials
         assert await recognise(recogniser, "zero one", 1600) == ([], "zero one")
     finally:
         await recogniser.aclose()

@@ -252,6 +252,7 @@ def capabilities_of(facts: Facts, slots: int, aliases: tuple[str, ...] = ()) -> 
         Capabilities(model=facts.model, languages=facts.languages),
         aliases=aliases,
         streaming_mode=facts.mode,
+        partials=facts.mode != "vad-segmented",
         word_times=facts.word_times,
         punctuation=facts.punctuation,
         slots=slots,
