@@ -15,11 +15,11 @@ ENV UV_COMPILE_BYTECODE=1 \
 WORKDIR /build
 # Dependencies change less often than the source: their layer is built without it.
 COPY pyproject.toml uv.lock ./
-RUN uv sync --frozen --no-default-groups --extra otlp --no-install-project
+RUN uv sync --frozen --no-default-groups --extra otlp --extra onnx --no-install-project
 COPY README.md LICENSE ./
 COPY static static
 COPY src src
-RUN uv sync --frozen --no-default-groups --extra otlp --no-editable
+RUN uv sync --frozen --no-default-groups --extra otlp --extra onnx --no-editable
 
 FROM ${PYTHON}
 RUN useradd --uid 10001 --user-group --no-log-init --create-home --home-dir /var/lib/perch perch

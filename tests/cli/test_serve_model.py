@@ -58,6 +58,37 @@ async def test_without_weights_it_is_the_demonstration_and_says_how_to_get_them(
     assert "perch models pull" in ready["notice"]
 
 
+async def test_weights_that_cannot_be_run_are_the_notices_reason(tmp_path: Path) -> None:
+    """They are meant for a GPU: the demonstration recogniser serves, and everybody is told why."""
+    folder = ModelCache(tmp_path).place("parakeet-0.6b", "transformers")
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    files = {"config.json": FileFacts(2, sha256_of(folder / "config.json"))}
+    Manifest("parakeet-0.6b", "transformers", "test", "", files, "2026-01-01T00:00:00Z").write(folder)
+    async with gateway(tmp_path) as at, aiohttp.ClientSession() as client:
+        assert any("parakeet-0.6b" in line for line in at.output)
+        async with client.get(f"{at.url}/ready") as response:
+            ready = await response.json()
+    assert ready["model"] == "embedded-en-us"
+    assert "weights of parakeet-0.6b" in ready["notice"]
+    assert "models pull" not in ready["notice"]
+
+
+@pytest.mark.parametrize("within", ["parakeet-tdt-0.6b-v3", "parakeet-tdt-0.6b-v3/sherpa-onnx"])
+async def test_weights_by_path_are_called_as_their_folder(tmp_path: Path, within: str) -> None:
+    folder = tmp_path / within
+    build_streaming(folder)
+    environment = {"PERCH_ENGINE_MODEL": str(folder), "PERCH_ENGINE_SLOTS": "1"}
+    async with (
+        running(*perch("demo", "--port", "0"), environment=environment) as at,
+        aiohttp.ClientSession() as client,
+        client.get(f"{at.url}/v1/models/parakeet-tdt-0.6b-v3") as response,
+    ):
+        told = await response.json()
+    assert told["id"] == "parakeet-tdt-0.6b-v3"
+    assert "fr" in told["capabilities"]["languages"]
+
+
 async def test_a_model_process_that_is_killed_under_a_session_costs_it_nothing(models: Path) -> None:
     async with gateway(models) as at, aiohttp.ClientSession() as client:
         async with client.ws_connect(at.stream_url) as socket:

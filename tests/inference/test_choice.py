@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from perch.errors import BadConfig
-from perch.inference.choice import Machine, best, named
+from perch.inference.choice import Machine, best, named, passed_over
 from perch.registry.cache import ModelCache
 from perch.registry.catalogue import get
 from perch.registry.manifest import FileFacts, Manifest
@@ -54,6 +54,16 @@ def test_weights_that_cannot_be_run_are_told_with_what_is_missing(cache: ModelCa
     with pytest.raises(BadConfig, match="--allow-cpu"):
         named(entry, cache, machine())
     assert named(entry, cache, machine(allow_cpu=True)).backend == "transformers"
+
+
+def test_weights_that_are_passed_over_are_told_with_the_reason(cache: ModelCache) -> None:
+    assert passed_over(cache, machine()) == ""
+    put(cache, "parakeet-0.6b", "transformers")
+    put(cache, "parakeet-tdt-0.6b-v2", "sherpa-onnx")
+    told = passed_over(cache, machine("transformers"))
+    assert "parakeet-tdt-0.6b-v2 for sherpa-onnx are here, but sherpa-onnx is not installed" in told
+    assert "./run install onnx" in told
+    assert "ALLOW_CPU=1" in told
 
 
 def test_the_best_of_what_is_here_is_the_first_of_the_catalogue_that_can_be_run(cache: ModelCache) -> None:

@@ -119,9 +119,18 @@ def test_the_folder_is_the_users_cache_unless_told_otherwise(monkeypatch: pytest
 
 
 def test_the_best_weights_depend_on_the_machine() -> None:
-    assert choose(V3, backend=None, cuda=False).backend == "sherpa-onnx"
-    assert choose(V3, backend=None, cuda=True).backend == "transformers"
-    assert choose(V3, backend="nemo", cuda=False).backend == "nemo"
+    everything = {"is_installed": lambda _: True}
+    assert choose(V3, backend=None, cuda=False, **everything).backend == "sherpa-onnx"
+    assert choose(V3, backend=None, cuda=True, **everything).backend == "transformers"
+    assert choose(V3, backend="nemo", cuda=False, **everything).backend == "nemo"
+
+
+def test_weights_that_can_be_run_are_better_than_those_for_the_gpu_that_cannot() -> None:
+    def onnx_only(backend: str) -> bool:
+        return backend == "sherpa-onnx"
+
+    assert choose(V3, backend=None, cuda=True, is_installed=onnx_only).backend == "sherpa-onnx"
+    assert choose(V3, backend=None, cuda=True, is_installed=lambda _: False).backend == "transformers"
 
 
 def test_weights_for_the_cpu_are_better_than_none() -> None:

@@ -195,7 +195,7 @@ async def _load(args: argparse.Namespace) -> "Recogniser":
         return await load_recogniser(args.recogniser, slots=args.slots)
     if (choice := _best(args)) is not None:
         return await _load_model(args, choice)
-    return await load_recogniser("embedded", slots=args.slots)
+    return await load_recogniser("embedded", slots=args.slots, instead=_passed_over(args))
 
 
 async def _load_model(args: argparse.Namespace, choice: "Choice | None") -> "Recogniser":
@@ -237,6 +237,12 @@ def _best(args: argparse.Namespace) -> "Choice | None":
     return best(_cache(args), _machine(args))
 
 
+def _passed_over(args: argparse.Namespace) -> str:
+    from perch.inference.choice import passed_over
+
+    return passed_over(_cache(args), _machine(args))
+
+
 def _cache(args: argparse.Namespace) -> "ModelCache":
     from perch.registry.cache import ModelCache, default_folder
 
@@ -259,12 +265,21 @@ def options_of(args: argparse.Namespace) -> "LoadOptions":
     return _options(args, _choice(args))
 
 
+def _name_of(path: Path) -> str:
+    """What weights in a place are called: as their folder, or as the file without its ending."""
+    from perch.inference.parakeet.backends import BACKENDS
+
+    if path.is_file():
+        return path.stem
+    return path.parent.name if path.name in BACKENDS else path.name  # as ``perch models pull`` lays them
+
+
 def _options(args: argparse.Namespace, choice: "Choice | None") -> "LoadOptions":
     from perch.inference.parakeet.model import LoadOptions
     from perch.registry import catalogue
 
     path = choice.path if choice else Path(args.model)
-    name = args.name or (choice.entry.id if choice else path.stem)
+    name = args.name or (choice.entry.id if choice else _name_of(path.resolve()))
     entry = catalogue.find(name)
     spoken = entry.languages if entry else ("en-US",)
     return LoadOptions(

@@ -13,7 +13,7 @@ from perch.errors import BadConfig, ModelUnavailable, PerchError
 from perch.registry import catalogue
 from perch.registry.cache import Held, ModelCache, default_folder
 from perch.registry.catalogue import Entry, Weights
-from perch.registry.machine import choose, has_cuda
+from perch.registry.machine import choose, has_cuda, is_installed, lacking
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -293,7 +293,19 @@ async def _pull(arguments: argparse.Namespace) -> int:
             f"{entry.id} for {held.backend}: {size_text(held.bytes)}. Licence: {entry.licence}.",
             file=sys.stderr,
         )
+        if not is_installed(held.backend):
+            print(f"Before they can be used: {lacking(held.backend)}", file=sys.stderr)
+        elif weights.device == "cpu" and has_cuda(os.environ):
+            print(_of_the_gpu(entry), file=sys.stderr)
     return 0
+
+
+def _of_the_gpu(entry: Entry) -> str:
+    better = choose(entry, backend=None, cuda=True, is_installed=lambda _: True)
+    return (
+        f"They run on the CPU. For the GPU get those for {better.backend}, {better.gigabytes:g} GB: "
+        f"perch models pull {entry.id} --backend {better.backend}"
+    )
 
 
 def _chosen(entry: Entry, backend: str | None) -> Weights:

@@ -2,22 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from perch.errors import BadConfig
 from perch.registry.cache import Held, ModelCache
 from perch.registry.catalogue import CATALOGUE, Entry
-
-MODULES = {
-    "sherpa-onnx": ("sherpa_onnx",),
-    "transformers": ("torch", "transformers"),
-    "nemo": ("torch", "nemo"),
-}
-"""What each backend imports."""
-
-EXTRAS = {"sherpa-onnx": "onnx", "transformers": "transformers", "nemo": "nemo"}
-"""The extra of perch-asr that brings it."""
+from perch.registry.machine import is_installed, lacking
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +27,7 @@ class Machine:
     """Whether there is a GPU."""
     allow_cpu: bool = False
     """Whether the CPU may be used for weights that are meant for a GPU."""
-    is_installed: Callable[[str], bool] = lambda backend: all(map(find_spec, MODULES[backend]))
+    is_installed: Callable[[str], bool] = is_installed
 
 
 def named(entry: Entry, cache: ModelCache, machine: Machine, *, backend: str | None = None) -> Choice:
@@ -66,6 +56,12 @@ def best(cache: ModelCache, machine: Machine) -> Choice | None:
     return None
 
 
+def passed_over(cache: ModelCache, machine: Machine) -> str:
+    """Why none of the weights that are here can be run; nothing if there are none."""
+    held = [one for entry in CATALOGUE for one in cache.find(entry)]
+    return " ".join(_obstacle(one, machine) for one in held)
+
+
 def _usable(entry: Entry, held: Sequence[Held], machine: Machine) -> list[Held]:
     """Those that can be run, those meant for what this machine has first."""
     meant: dict[str, str] = {weights.backend: weights.device for weights in entry.weights}
@@ -81,11 +77,8 @@ def _usable(entry: Entry, held: Sequence[Held], machine: Machine) -> list[Held]:
 
 def _obstacle(held: Held, machine: Machine) -> str:
     if not machine.is_installed(held.backend):
-        return (
-            f"The weights of {held.id} for {held.backend} are here, but {held.backend} is not installed: "
-            f"pip install 'perch-asr[{EXTRAS[held.backend]}]'."
-        )
+        return f"The weights of {held.id} for {held.backend} are here, but {lacking(held.backend)}."
     return (
         f"The weights of {held.id} for {held.backend} are meant for a GPU, and there is none. "
-        "Give --allow-cpu to try them on the CPU, which is too slow for production."
+        "Give --allow-cpu or set ALLOW_CPU=1 to try them on the CPU, which is too slow for production."
     )

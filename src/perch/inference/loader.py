@@ -16,12 +16,15 @@ from perch.registry.catalogue import Entry
 RECOGNISERS = ("embedded", "scripted")
 
 
-async def load_recogniser(name: str = "embedded", *, slots: int | None = None) -> Recogniser:
+async def load_recogniser(
+    name: str = "embedded", *, slots: int | None = None, instead: str = ""
+) -> Recogniser:
     """A running recogniser; the caller closes it.
 
     Args:
         name: One of ``RECOGNISERS``.
         slots: Streams at the same time; None is the recogniser's own number.
+        instead: Why it is the embedded one and not a better, which it then says of itself.
 
     Raises:
         BadConfig: There is no recogniser of that name.
@@ -29,17 +32,17 @@ async def load_recogniser(name: str = "embedded", *, slots: int | None = None) -
     """
     match name:
         case "embedded":
-            return await _embedded(slots)
+            return await _embedded(slots, instead)
         case "scripted":
             return _scripted(slots)
         case _:
             raise BadConfig(f"There is no recogniser named {name!r}; there are: {', '.join(RECOGNISERS)}.")
 
 
-async def _embedded(slots: int | None) -> Recogniser:
+async def _embedded(slots: int | None, instead: str) -> Recogniser:
     from perch.inference.embedded import EmbeddedRecogniser  # noqa: PLC0415
 
-    return await EmbeddedRecogniser.start(slots=slots)
+    return await EmbeddedRecogniser.start(slots=slots, instead=instead)
 
 
 def _scripted(slots: int | None) -> Recogniser:

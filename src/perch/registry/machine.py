@@ -1,13 +1,34 @@
 """Which of a model's weights suit this machine."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
+from perch.core.extras import how_to_install
 from perch.errors import BadConfig
 from perch.registry.catalogue import Entry, Weights
 
 _DRIVER = Path("/proc/driver/nvidia")
+
+_MODULES = {
+    "sherpa-onnx": ("sherpa_onnx",),
+    "transformers": ("torch", "transformers"),
+    "nemo": ("torch", "nemo"),
+}
+"""What each backend imports."""
+
+_EXTRAS = {"sherpa-onnx": "onnx", "transformers": "transformers", "nemo": "nemo"}
+"""The extra that brings it."""
+
+
+def is_installed(backend: str) -> bool:
+    return all(map(find_spec, _MODULES[backend]))
+
+
+def lacking(backend: str) -> str:
+    """What to say where ``backend`` is not installed."""
+    return f"{backend} is not installed: {how_to_install(_EXTRAS[backend])}"
 
 
 def has_cuda(environment: Mapping[str, str], driver: Path = _DRIVER) -> bool:
@@ -15,8 +36,12 @@ def has_cuda(environment: Mapping[str, str], driver: Path = _DRIVER) -> bool:
     return driver.exists() or shutil.which("nvidia-smi", path=environment.get("PATH")) is not None
 
 
-def choose(entry: Entry, *, backend: str | None, cuda: bool) -> Weights:
-    """The weights of ``backend``, or else the best for a machine with or without CUDA.
+def choose(
+    entry: Entry, *, backend: str | None, cuda: bool, is_installed: Callable[[str], bool] = is_installed
+) -> Weights:
+    """The weights of ``backend``, or else the best that can be run on a machine with or without CUDA.
+
+    If what runs them is still to be installed for all, the best.
 
     Raises:
         BadConfig: There are none; names those there are.
@@ -24,10 +49,9 @@ def choose(entry: Entry, *, backend: str | None, cuda: bool) -> Weights:
     if backend is not None:
         return _of_backend(entry, backend)
     wanted = ("cuda", "cpu") if cuda else ("cpu",)
-    for device in wanted:
-        for weights in entry.weights:
-            if weights.device == device:
-                return weights
+    fitting = [weights for device in wanted for weights in entry.weights if weights.device == device]
+    if fitting:
+        return next((weights for weights in fitting if is_installed(weights.backend)), fitting[0])
     raise BadConfig(
         f"{entry.id} has no weights for the CPU, and there is no NVIDIA driver here. There are: "
         f"{described(entry)}. Say which with --backend if they are for another machine."

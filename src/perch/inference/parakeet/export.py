@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from perch.core.extras import how_to_install
 from perch.errors import BadConfig
 from perch.inference.parakeet.export_frugal import cache_shape, make_frugal, use_products
 from perch.inference.parakeet.nemo_checkpoint import (
@@ -87,7 +88,7 @@ def _onnx() -> Any:
     try:
         return import_module("onnx")
     except ImportError as problem:
-        raise BadConfig(f"An export needs onnx ({problem}): pip install 'perch-asr[nemo]'") from problem
+        raise BadConfig(f"An export needs onnx ({problem}): {how_to_install('nemo')}") from problem
 
 
 @contextmanager

@@ -12,9 +12,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+from perch.core.extras import how_to_install
 from perch.errors import BadConfig, EngineFailed
 
-INSTALL = "pip install 'perch-asr[nemo]'"
+INSTALL = how_to_install("nemo")
 
 Decoder = Literal["rnnt", "tdt", "ctc"]
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from perch.core.audio import RATE, samples_to_ms
+from perch.core.extras import how_to_install
 from perch.errors import BadConfig, EngineFailed
 from perch.inference.parakeet.model import FRAME, Facts, LoadOptions, Model, Piece
 from perch.inference.parakeet.sherpa_device import Device, device_of
@@ -23,7 +24,7 @@ SESSION = "SessionConfig.session.intra_op.allow_spinning=0\n"
 """Of onnxruntime on a CPU. Its threads otherwise burn their cores while they wait for each other, which on two
 cores that do anything else besides made a step twice as long and cost two thirds more CPU time."""
 
-INSTALL = "pip install 'perch-asr[onnx]'"
+INSTALL = how_to_install("onnx")
 
 _LONGEST = {"streaming": 120 * RATE, "offline": 40 * RATE}
 

@@ -3,10 +3,11 @@
 from importlib import import_module
 from typing import Any
 
+from perch.core.extras import how_to_install
 from perch.errors import BadConfig
 from perch.inference.parakeet.model import LoadOptions
 
-INSTALL = "pip install 'perch-asr[transformers]'"
+INSTALL = how_to_install("transformers")
 
 
 def libraries() -> tuple[Any, Any]:
