@@ -12,6 +12,8 @@ const BACKENDS = {
   mock: "Mock recogniser",
 };
 
+const PACE = "Words appear while you talk and settle when you pause.";
+
 export class View {
   #at = (id) => document.getElementById(id);
   #following = true;
@@ -23,16 +25,25 @@ export class View {
 
   // --- the recogniser -----------------------------------------------------------------------------
 
-  showBackend({ backend, model, streaming_mode, capabilities, notice, status, problem }, reachable) {
+  /** Takes what `/ready` answers, and the `ready` event of a session. */
+  showBackend({ backend, model, streaming_mode, partials, capabilities, notice, status, problem }, reachable) {
     const ready = reachable && (status === undefined || ["ready", "ok"].includes(status));
     this.#at("backend").dataset.state = !reachable ? "offline" : ready ? "ready" : "waiting";
     const name = BACKENDS[backend] ?? backend ?? "Recogniser";
     this.#say("backend-name", !reachable ? "Server not reachable" : ready ? name : `${name}: not ready yet`);
     const mode = streaming_mode ?? capabilities?.streaming_mode;
     this.#say("backend-model", reachable ? [model, mode].filter(Boolean).join(" · ") : "");
+    if (reachable) this.#showPace(partials ?? capabilities?.partials);
     this.#show("mock", backend === "mock");
     if (backend === "mock" && notice) this.#say("mock-notice", notice);
     if (reachable) this.#showText("notice", problem ?? (backend === "mock" ? "" : (notice ?? "")));
+  }
+
+  /** When words come; a recogniser that does not say has live words, as nearly all have. */
+  #showPace(partials) {
+    const pace = partials === false ? "Words appear when you pause." : PACE;
+    this.#say("pace", pace);
+    this.#show("live-words", partials !== false);
   }
 
   setLanguages(tags, chosen) {

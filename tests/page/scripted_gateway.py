@@ -62,6 +62,9 @@ class Script:
     backend: str = "engine"
     model: str = "scripted"
     notice: str | None = None
+    mode: str | None = None
+    partials: bool | None = None
+    """What it says of words before a final; it sends them unless this is False."""
     languages: tuple[str, ...] = ("en-GB", "nl-NL")
     key: str = ""
     resumable: bool = True
@@ -112,7 +115,12 @@ class ScriptedGateway:
 
     async def _ready(self, _: web.Request) -> web.Response:
         return web.json_response(
-            {"status": "ready", "auth_required": bool(self.script.key), **self._description()}
+            {
+                "status": "ready",
+                "auth_required": bool(self.script.key),
+                **self._description(),
+                **self._abilities(),
+            }
         )
 
     async def _models(self, _: web.Request) -> web.Response:
@@ -121,6 +129,9 @@ class ScriptedGateway:
 
     def _description(self) -> dict[str, Any]:
         return {"backend": self.script.backend, "model": self.script.model, "notice": self.script.notice}
+
+    def _abilities(self) -> dict[str, Any]:
+        return {"streaming_mode": self.script.mode, "partials": self.script.partials}
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         self.protocols.append(request.headers.get("Sec-WebSocket-Protocol", ""))
@@ -151,7 +162,8 @@ class ScriptedGateway:
             self.streams.append(stream)
         token = str(self.streams.index(stream))
         offer = {"token": token, "ttl_s": 60} if self.script.resumable else None
-        await _say(socket, stream, type="ready", protocol="perch.v1", resume=offer, **self._description())
+        about = {**self._description(), "capabilities": self._abilities()}
+        await _say(socket, stream, type="ready", protocol="perch.v1", resume=offer, **about)
         return stream
 
     async def _converse(self, request: web.Request, socket: web.WebSocketResponse, stream: Stream) -> None:
@@ -194,7 +206,7 @@ class ScriptedGateway:
             await _say(
                 socket, stream, type="final", is_final=True, end=end, words=words, confidence=None, **common
             )
-        else:
+        elif self.script.partials is not False:
             end = utterance.start + utterance.step * len(said)
             await _say(socket, stream, type="partial", is_final=False, end=end, stability=0.5, **common)
 

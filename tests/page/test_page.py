@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 from playwright.async_api import Page, expect
 
-from .browser import PHONE, finals, open_page, recorded_seconds
+from .browser import DESKTOP, PHONE, finals, open_page, recorded_seconds
 from .scripted_gateway import BYTES_PER_SECOND, Script, Utterance, serve
 from .steps import STEP_S, heard_steps, write_steps
 
@@ -390,6 +390,33 @@ async def test_every_control_has_a_name_and_is_reached_by_tab(wav: Path) -> None
             await page.keyboard.press("Tab")
             reached.add(await page.evaluate("document.activeElement.id"))
         assert {"theme", "device", "language", "clean", "record", "choose-file"} <= reached
+
+
+async def test_live_words_are_promised_unless_there_are_finals_only(wav: Path) -> None:
+    script = Script(partials=False)
+    async with serve(script) as (_, url), open_page(url, wav) as page:
+        await expect(page.locator("#empty")).to_contain_text("speak. Words appear when you pause.")
+        await expect(page.get_by_text("Words as you speak")).to_be_hidden()
+        await expect(page.get_by_text("Settled text")).to_be_visible()
+        script.partials = True  # another model, as the session's ready event tells
+        await _record(page, 0.2)
+        await expect(page.get_by_text("Words as you speak")).to_be_visible()
+        await _stop(page)
+        await expect(page.locator("#empty")).to_contain_text("Words appear while you talk")
+
+
+@pytest.mark.parametrize("size", [PHONE, DESKTOP])
+async def test_which_model_recognises_is_told_on_every_screen(wav: Path, size: tuple[int, int]) -> None:
+    script = Script(model="nemotron-speech-streaming-en-0.6b", mode="cache-aware")
+    async with serve(script) as (_, url), open_page(url, wav, size=size) as page:
+        model = page.locator("#backend-model")
+        await expect(model).to_be_visible()
+        await expect(model).to_have_text("nemotron-speech-streaming-en-0.6b · cache-aware")
+        assert await model.evaluate(
+            "({ scrollWidth, clientWidth, scrollHeight, clientHeight }) => "
+            "scrollWidth <= clientWidth && scrollHeight <= clientHeight"
+        )
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 async def test_the_theme_follows_the_system_until_the_user_chooses(wav: Path) -> None:
