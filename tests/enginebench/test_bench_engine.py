@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import re
 import signal
 import wave
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from perch.enginebench.campaign import Campaign, Offline, Plan, Side, Step, run
 from perch.enginebench.figures import Agreement, Live, Pace, Spread
 from perch.inference.parakeet.model import LoadOptions
 from perch.inference.recogniser import Capabilities
+from perch.measure.plot import Axis
 from processes import perch
 
 WORDS = ("zero one two", "three four")
@@ -184,6 +187,37 @@ def test_the_table_has_a_row_for_each_side_and_the_page_marks_who_fell_behind() 
     assert "a&lt;b" in page
     assert page.count("<svg") == 3
     assert "4.0 tokens" in page
+
+
+def test_the_page_leaves_out_what_would_push_its_last_columns_off_the_screen() -> None:
+    """They are in the text and the JSON."""
+    plan = Plan("tones", LoadOptions(path=".", name="tiny"), [], choose=lambda _ours, _plain: None)
+    page = report.as_html(measured(), plan, {})
+    heads = re.findall(r"<th[^>]*>([^<]+)", page)
+    assert {"p99 ms", "p95 each round"}.isdisjoint(heads)
+    assert heads[-4:] == ["CPU s/stream-s", "MiB", "audio s/s", "ratio"]
+    first = page.partition("</tr><tr>")[2].partition("</tr>")[0]
+    assert len(re.findall("<td", first)) == len(heads)
+    assert "p99 ms" in report.as_text(measured())
+
+
+def test_streams_are_counted_in_whole_numbers_on_an_axis() -> None:
+    assert Axis("streams", 0, 2, whole=True).ticks == [0, 1, 2]
+    assert Axis("streams", 0, 12, whole=True).ticks == [0, 5, 10]
+    assert Axis("s", 0, 2).ticks == [0, 0.5, 1, 1.5, 2]
+
+
+def test_a_stream_that_takes_no_memory_is_not_said_to_take_less_than_none() -> None:
+    found = measured()
+    found.steps = [Step(n, resident(n, 900 - 0.01 * n), resident(n, 900 + n), None) for n in (1, 2)]
+    said = " ".join(report.verdict(found))
+    assert "A further stream takes too little memory to measure (plain loop: 1.0 MiB)." in said
+
+
+def resident(streams: int, mib: float) -> Side:
+    one = side(streams, 100, 4.0)
+    assert one.live is not None
+    return replace(one, live=replace(one.live, resident_mib=mib))
 
 
 def test_a_run_without_a_plain_loop_has_no_ratios() -> None:

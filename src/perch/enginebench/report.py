@@ -32,9 +32,12 @@ _HEAD = (
     "audio s/s",
     "ratio",
 )
+_TEXT_ONLY = {"p99 ms", "p95 each round"}
+"""Columns that a page has no room for."""
+
 _MEANINGS = (
     (
-        "p50, p95, p99: from the moment the last sample of a piece is spoken to its answer; pieces that a side "
+        "p50, p95: from the moment the last sample of a piece is spoken to its answer; pieces that a side "
         "had not taken when a round ended count as late by as much."
     ),
     "kept up: p95 is at most the length of a piece. Carried streams are the most that kept up.",
@@ -50,8 +53,12 @@ _MEANINGS = (
         "plain loop's."
     ),
     (
-        "p95 each round: far apart, something else had the processor. Same words: int8 files scale a layer's "
-        "numbers by the largest of the whole batch, so that words on the edge can depend on who else speaks."
+        "Same words: int8 files scale a layer's numbers by the largest of the whole batch, so that words on the "
+        "edge can depend on who else speaks."
+    ),
+    (
+        "The terminal's table and the JSON have p99 and the p95 of each round as well: where those are far apart, "
+        "something else had the processor."
     ),
 )
 
@@ -65,8 +72,8 @@ def verdict(campaign: Campaign) -> list[str]:
         told.append(f"Calibration gave {slots} slots; {campaign.carried} streams were carried.")
     if (each := campaign.memory_per_stream) is not None:
         beside = campaign.plain_memory_per_stream
-        plain = "" if beside is None else f" ({_PLAIN}: {beside:.1f} MiB)"
-        told.append(f"A further stream takes {each:.1f} MiB{plain}.")
+        plain = "" if beside is None else f" ({_PLAIN}: {_memory(beside)})"
+        told.append(f"A further stream takes {_memory(each)}{plain}.")
     told += _recordings(campaign)
     told += _agreements(campaign)
     if campaign.no_plain:
@@ -121,8 +128,9 @@ def as_html(campaign: Campaign, plan: Plan, machine: Mapping[str, Any]) -> str:
     headline, *rest = verdict(campaign)
     parts = [f"<p><strong>{escape(headline)}</strong></p>", items(rest)]
     if campaign.steps:
-        rows = [Row(cells, passed) for step in campaign.steps for cells, passed in _rows(step)]
-        parts.append(section("Live streams, and as fast as it goes", table(_HEAD, rows, text_columns=2)))
+        rows = [Row(_on_page(cells), passed) for step in campaign.steps for cells, passed in _rows(step)]
+        head = _on_page(_HEAD)
+        parts.append(section("Live streams, and as fast as it goes", table(head, rows, text_columns=2)))
         parts += _plots(campaign)
     parts.append(section("What the columns mean", items(_MEANINGS)))
     parts.append(section("Conditions", items(conditions(campaign, plan, machine))))
@@ -255,7 +263,7 @@ def _measured(live: Live, each_p95_ms: Sequence[float | None]) -> list[str]:
 
 def _plots(campaign: Campaign) -> list[str]:
     most = max(step.streams for step in campaign.steps)
-    x = Axis("streams", 0, most)
+    x = Axis("streams", 0, most, whole=True)
     limit = campaign.limit_ms
     ours, plain = sorted(campaign.ours, key=_streams), sorted(campaign.plain, key=_streams)
     steps = sorted(campaign.steps, key=lambda step: step.streams)
@@ -291,6 +299,16 @@ def _both(ours: Sequence[Live], plain: Sequence[Live], value: Callable[[Live], f
 def _drawn(title: str, x: Axis, unit: str, lines: Sequence[Line], most: float = float("inf")) -> str:
     highest = max((y for line in lines for _, y in line.points), default=0.0)
     return section(title, plot(title, x, Axis(unit, 0, 1.15 * min(highest, most) or 1.0), lines))
+
+
+def _on_page(cells: Sequence[str]) -> list[str]:
+    """Those of a row that a page shows."""
+    return [cell for name, cell in zip(_HEAD, cells, strict=True) if name not in _TEXT_ONLY]
+
+
+def _memory(mib: float) -> str:
+    """Less than can be shown, also below zero, is what the system did besides."""
+    return f"{mib:.1f} MiB" if round(mib, 1) > 0 else "too little memory to measure"
 
 
 def _streams(live: Live) -> int:

@@ -10,6 +10,7 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 table { border-collapse: collapse; width: 100% } .wide { overflow-x: auto }
 td, th { padding: .3rem .6rem; border-bottom: 1px solid #e7e5e4; text-align: left; vertical-align: top }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+th.number { white-space: normal } th { vertical-align: bottom }
 .good { color: #3f6212 } .bad { color: #b91c1c; font-weight: 600 }
 svg { width: 100%; height: auto } svg text { font-size: 12px; fill: #57534e } svg line { stroke: #e7e5e4 }
 li { margin: .2rem 0 } .note { color: #57534e }

@@ -39,16 +39,23 @@ class Axis:
     label: str
     low: float
     high: float
+    whole: bool = False
+    """Of what is counted: no ticks between whole numbers."""
 
     @property
     def ticks(self) -> list[float]:
         """Round numbers within the axis."""
-        rough = (self.high - self.low) / _TICKS or 1.0
-        power = 10.0 ** math.floor(math.log10(rough))
-        step = next(nice * power for nice in (1, 2, 2.5, 5, 10) if nice * power >= rough)
+        step = max(1.0, self._step) if self.whole else self._step
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         return [number * step for number in range(first, last + 1)]
+
+    @property
+    def _step(self) -> float:
+        rough = (self.high - self.low) / _TICKS or 1.0
+        power = 10.0 ** math.floor(math.log10(rough))
+        nice = (1, 2, 5, 10) if self.whole else (1, 2, 2.5, 5, 10)
+        return next(times * power for times in nice if times * power >= rough)
 
 
 def plot(title: str, x: Axis, y: Axis, lines: Sequence[Line]) -> str:
