@@ -331,7 +331,7 @@ def _argument(action: argparse.Action) -> tuple[str, ...]:
         name = f"`{value}{' …' if action.nargs == '*' else ''}`"
     else:
         name = f"`{', '.join(action.option_strings)}{f' {value}' if takes_value else ''}`"
-    text = (action.help or "").replace("%(default)s", str(action.default))
+    text = (action.help or "") % vars(action)  # as argparse fills it in
     return name, f"{text[:1].upper()}{text[1:]}."
 
 

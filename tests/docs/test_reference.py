@@ -56,6 +56,13 @@ async def test_the_check_notices_a_page_that_says_something_else(tmp_path: Path)
     assert read(stale) == good
 
 
+def test_the_command_line_is_described_as_its_help_says_it() -> None:
+    """Defaults are filled in, in whatever format, and a percent sign is one."""
+    described = read(REFERENCE / "cli.md")
+    assert "Measured in each step (default: 20)." in described
+    assert not re.search(r"%\(|%%", described)
+
+
 def test_every_setting_is_described() -> None:
     described = first_column(read(REFERENCE / "settings.md"))
     assert described == [name.upper() for name in Settings.model_fields]
