@@ -50,7 +50,7 @@ class Endpoint:
     def suits(self, config: RecognitionConfig) -> bool:
         """Whether its models, as far as they are known, include what ``config`` asks for."""
         return not self.models or any(
-            (not config.model or model.name == config.model)
+            (not config.model or model.answers_to(config.model))
             and (
                 not config.language
                 or not model.languages

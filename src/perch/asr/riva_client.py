@@ -23,6 +23,7 @@ from perch.asr.mock import MockASRClient
 from perch.asr.pool import Endpoint, EndpointPool, PoolConfig
 from perch.asr.stream import ResumableStream, StreamConfig
 from perch.asr.watch import Unwatched, Watch
+from perch.core import languages
 from perch.core.audio import RATE, samples_to_bytes
 from perch.core.messages import Backend, Notice
 from perch.core.speech import Endpointing, Hypothesis, ModelInfo, RecognitionConfig
@@ -39,7 +40,8 @@ _CHECK_EVERY_S = 0.5
 class RivaConfig:
     """Where Riva is and how to talk to it.
 
-    ``model`` and ``language`` are what a stream gets that asks for none; an empty model lets Riva choose.
+    ``model`` and ``language`` are what a stream gets that asks for none; an empty model lets Riva choose. Where
+    the model is known not to speak the language, the stream gets the model's own.
     """
 
     endpoints: tuple[str, ...] = ("127.0.0.1:50051",)
@@ -338,13 +340,33 @@ class RivaASRClient(ASRClient):
 
     def _completed(self, config: RecognitionConfig) -> RecognitionConfig:
         """What the client did not choose, chosen."""
+        model = config.model or self._config.model
         return replace(
             config,
-            language=config.language or self._config.language,
-            model=config.model or self._config.model,
+            language=self._language(config.language, model),
+            model=model,
             word_times=self._config.word_times,
             endpointing=config.endpointing or self._config.endpointing,
         )
+
+    def _language(self, wanted: str, model: str) -> str:
+        """The language to ask for: what is wanted, or what the model speaks if that is left open."""
+        default = self._config.language
+        is_auto = (wanted or default).lower() == languages.AUTO
+        if not is_auto and (wanted or languages.is_open(default)):
+            return wanted or default
+        known = [info for endpoint in self._pool.endpoints for info in endpoint.models]
+        suitable = [info for info in known if model and info.answers_to(model)] or known
+        if is_auto and suitable and all(info.is_of_perch for info in suitable):
+            return (
+                ""  # engines of ours know what they speak, and say nothing of it if that is several languages
+            )
+        if languages.is_open(default):
+            return default
+        offered = [language for info in suitable for language in info.languages]
+        if not offered or languages.nearest(offered, default):
+            return default
+        return offered[0]
 
 
 def _as_recording(config: RecognitionConfig) -> RecognitionConfig:

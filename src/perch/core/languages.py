@@ -2,6 +2,14 @@
 
 from collections.abc import Iterable
 
+AUTO = "auto"
+_OPEN = frozenset({"", AUTO, "multi", "default"})
+
+
+def is_open(tag: str) -> bool:
+    """Whether ``tag`` names no language, but leaves it to the recogniser."""
+    return tag.lower() in _OPEN
+
 
 def primary(tag: str) -> str:
     """The language of a tag, without its region: ``en`` of ``en-US``."""
@@ -23,3 +31,22 @@ def find(offered: Iterable[str], wanted: str) -> str | None:
         if primary(tag) == primary(plain) and ("-" not in tag or "-" not in plain):
             return tag
     return None
+
+
+def nearest(offered: Iterable[str], wanted: str) -> str | None:
+    """As ``find``; a region that is not offered is better served by another of its language than not at all."""
+    tags = list(offered)
+    same = (tag for tag in tags if primary(tag) == primary(wanted))
+    return find(tags, wanted) or next(same, None)
+
+
+def common(tags: Iterable[str]) -> str:
+    """The language that all ``tags`` are: the tag if there is one, without its region if there are several.
+
+    Empty if they are several languages: then nobody knows which of them is spoken.
+    """
+    offered = tuple(tags)
+    if len(offered) == 1:
+        return offered[0]
+    primaries = {primary(tag) for tag in offered}
+    return primaries.pop() if len(primaries) == 1 else ""

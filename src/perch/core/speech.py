@@ -115,6 +115,15 @@ class ModelInfo:
         """Other names it answers to."""
         return tuple(name for name in self.parameters.get("aliases", "").split(",") if name)
 
+    def answers_to(self, name: str) -> bool:
+        """Whether ``name`` is one of its names, in any case."""
+        return name.lower() in {known.lower() for known in (self.name, *self.aliases)}
+
+    @property
+    def is_of_perch(self) -> bool:
+        """Whether an engine of Perch tells of it: one that says what it does with a stream."""
+        return "streaming_mode" in self.parameters
+
     @property
     def slots(self) -> int | None:
         """Streams it carries at the same time, if the engine says so."""

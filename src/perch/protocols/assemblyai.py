@@ -183,7 +183,7 @@ def _config(query: dict[str, str], request: Request) -> SessionConfig:
     recognition = replace(
         defaults,
         model=query.get("speech_model", ""),
-        language=_language(query) or defaults.language,
+        language=_language(query),
         punctuation=flag(query.get("format_turns")) or False,
         profanity_filter=flag(query.get("filter_profanity")) or False,
         hotwords=defaults.hotwords + _keyterms(query.get("keyterms_prompt", "")),
@@ -193,7 +193,7 @@ def _config(query: dict[str, str], request: Request) -> SessionConfig:
     partials = flag(query.get("include_partial_turns", "true"))
     return SessionConfig(
         AudioFormat(ENCODINGS[name], rate),
-        chosen(recognition, request.models, elsewhere=MODELS),
+        chosen(recognition, request.models, defaults, elsewhere=MODELS),
         partials=partials is not False,
     )
 

@@ -22,7 +22,7 @@ from perch.core.messages import (
 from perch.core.speech import HotWords
 from perch.errors import BadConfig, BadMessage, PerchError
 from perch.protocols.base import Dialect, OneSocketProtocol, Request
-from perch.protocols.choices import chosen
+from perch.protocols.choices import chosen, unchosen
 from perch.protocols.frames import Writer, json_object, whole
 
 ENCODINGS = {"LINEAR16": Encoding.PCM16, "MULAW": Encoding.MULAW, "ALAW": Encoding.ALAW}
@@ -34,7 +34,8 @@ class AudioCodesProtocol(OneSocketProtocol):
     def __init__(self, request: Request) -> None:
         self._request = request
         self._write = Writer(request)
-        self._config = SessionConfig(recognition=request.defaults.recognition)
+        defaults = request.defaults.recognition
+        self._config = SessionConfig(recognition=chosen(unchosen(defaults), request.models, defaults))
         self._asked = False
 
     def opening(self) -> Sequence[Command]:
@@ -69,11 +70,12 @@ class AudioCodesProtocol(OneSocketProtocol):
             raise BadConfig(f"sampleRateHz must be from {MIN_RATE} to {MAX_RATE}.")
         defaults = self._request.defaults.recognition
         recognition = replace(
-            defaults,
-            language=str(message.get("language") or defaults.language),
+            unchosen(defaults),
+            language=str(message.get("language") or ""),
             hotwords=defaults.hotwords + _contexts(message.get("speechContexts")),
         )
-        return SessionConfig(AudioFormat(ENCODINGS[name], rate), chosen(recognition, self._request.models))
+        found = chosen(recognition, self._request.models, defaults)
+        return SessionConfig(AudioFormat(ENCODINGS[name], rate), found)
 
     def encode(self, seq: int, event: Event) -> Sequence[str]:
         del seq

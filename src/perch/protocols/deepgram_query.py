@@ -56,14 +56,16 @@ def parse(request: Request) -> Wanted:
     return Wanted(config, _flag(one, "vad_events"), utterance_end is not None)
 
 
-def recognition(query: Sequence[tuple[str, str]], request: Request) -> RecognitionConfig:
+def recognition(
+    query: Sequence[tuple[str, str]], request: Request, *, live: bool = True
+) -> RecognitionConfig:
     """What is asked of the recogniser, live or of a recording."""
     one = dict(query)
     defaults = request.defaults.recognition
     wanted = replace(
         defaults,
         model=one.get("model", ""),
-        language=one.get("language") or defaults.language,
+        language=one.get("language", ""),
         punctuation=_flag(one, "punctuate") or _flag(one, "smart_format"),
         verbatim=not (_flag(one, "smart_format") or _flag(one, "numerals")),
         profanity_filter=_flag(one, "profanity_filter"),
@@ -71,7 +73,7 @@ def recognition(query: Sequence[tuple[str, str]], request: Request) -> Recogniti
         max_speakers=_MAX_SPEAKERS if _flag(one, "diarize") else None,
         endpointing=_endpointing(one, defaults),
     )
-    return chosen(wanted, request.models, elsewhere=MODELS)
+    return chosen(wanted, request.models, defaults, elsewhere=MODELS, live=live)
 
 
 _MAX_SPEAKERS = 8

@@ -19,7 +19,7 @@ from perch.core.messages import Audio, Command, Event, SessionConfig, Start, Sto
 from perch.core.speech import HotWords
 from perch.errors import BadAudio, BadConfig, BadMessage, PerchError
 from perch.protocols.base import Dialect, OneSocketProtocol, Request
-from perch.protocols.choices import chosen
+from perch.protocols.choices import chosen, unchosen
 from perch.protocols.frames import base64_audio, json_object, section, whole
 
 _NAMES = {
@@ -66,7 +66,9 @@ class MediaStreamProtocol(OneSocketProtocol):
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        self._config = request.defaults
+        defaults = request.defaults.recognition
+        found = chosen(unchosen(defaults), request.models, defaults)
+        self._config = replace(request.defaults, recognition=found)
         self._started = False
         self._sent: dict[int, int] = {}
         """Bytes of each channel so far, silence filled in included."""
@@ -144,11 +146,12 @@ class MediaStreamProtocol(OneSocketProtocol):
         phrases = tuple(p.strip() for p in parameters.get("hotwords", "").split(",") if p.strip())
         recognition = replace(
             defaults,
-            language=parameters.get("language") or defaults.language,
-            model=parameters.get("model") or defaults.model,
+            language=parameters.get("language") or "",
+            model=parameters.get("model") or "",
             hotwords=defaults.hotwords + ((HotWords(phrases),) if phrases else ()),
         )
-        return SessionConfig(AudioFormat(known, hertz, channels), chosen(recognition, self._request.models))
+        found = chosen(recognition, self._request.models, defaults)
+        return SessionConfig(AudioFormat(known, hertz, channels), found)
 
     def _begun(self) -> Sequence[Command]:
         if self._started:

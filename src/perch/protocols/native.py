@@ -36,7 +36,7 @@ from perch.core.speech import ModelInfo, Word
 from perch.errors import BadMessage, PerchError
 from perch.protocols import settings
 from perch.protocols.base import CLOSE_CODES, CLOSE_INTERNAL, Dialect, Dumps, Request
-from perch.protocols.choices import chosen
+from perch.protocols.choices import chosen, unchosen
 
 VERSION = "perch.v1"
 
@@ -124,18 +124,12 @@ class NativeProtocol:
         return CLOSE_CODES.get(error.code, CLOSE_INTERNAL)
 
     def _start(self, config: Mapping[str, Any]) -> Start:
-        wanted = self._offered(settings.parse(config, settings.parse_query(self._query, self._defaults)))
+        defaults = self._defaults.recognition
+        unnamed = replace(self._defaults, recognition=unchosen(defaults))
+        asked = settings.parse(config, settings.parse_query(self._query, unnamed))
+        wanted = replace(asked, recognition=chosen(asked.recognition, self._models, defaults))
         self._described(wanted)
         return Start(wanted)
-
-    def _offered(self, wanted: SessionConfig) -> SessionConfig:
-        """``wanted`` by the names of what there is; what the operator chose is not questioned."""
-        theirs, defaults = wanted.recognition, self._defaults.recognition
-        if (theirs.model, theirs.language) == (defaults.model, defaults.language):
-            return wanted
-        offered = chosen(theirs, self._models)
-        language = offered.language if theirs.language != defaults.language else theirs.language
-        return replace(wanted, recognition=replace(offered, language=language))
 
     def _described(self, config: SessionConfig) -> None:
         self._words, self._channels = config.words, config.audio.streams > 1

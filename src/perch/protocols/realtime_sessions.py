@@ -9,7 +9,7 @@ from perch.core.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioFormat, Enco
 from perch.core.messages import SessionConfig
 from perch.core.speech import Endpointing, HotWords, RecognitionConfig, Word
 from perch.protocols.base import Request
-from perch.protocols.choices import chosen
+from perch.protocols.choices import chosen, unchosen
 from perch.protocols.frames import merged, number, section, whole
 
 OPENAI_MODELS = (
@@ -89,15 +89,14 @@ def nim_word(word: Word) -> dict[str, Any]:
 
 def nim_session(request: Request) -> dict[str, Any]:
     """The session object, with a model that exists: the client sends it back as it is."""
-    model = request.defaults.recognition.model or (request.models[0].name if request.models else "")
     return {
         "id": request.new_id("sess_"),
         "object": "realtime.transcription_session",
         "modalities": ["text"],
         "input_audio_format": "pcm16",
         "input_audio_transcription": {
-            "language": request.defaults.recognition.language,
-            "model": model,
+            "language": _offered_language(request),
+            "model": _offered_model(request),
             "prompt": "",
         },
         "input_audio_params": {"sample_rate_hz": 16_000, "num_channels": 1},
@@ -132,8 +131,8 @@ def _nim_config(session: Mapping[str, Any], request: Request) -> SessionConfig:
     speakers = whole(diarization.get("max_speaker_count"), 1, _MAX_SPEAKERS)
     recognition = replace(
         request.defaults.recognition,
-        language=_text(transcription.get("language")) or request.defaults.recognition.language,
-        model=_text(transcription.get("model")) or request.defaults.recognition.model,
+        language=_named(transcription.get("language"), _offered_language(request)),
+        model=_named(transcription.get("model"), _offered_model(request)),
         punctuation=wanted.get("enable_automatic_punctuation") is True,
         profanity_filter=wanted.get("enable_profanity_filter") is True,
         verbatim=wanted.get("enable_verbatim_transcripts") is True,
@@ -142,7 +141,8 @@ def _nim_config(session: Mapping[str, Any], request: Request) -> SessionConfig:
         endpointing=_nim_endpointing(section(session, "endpointing_config")),
         custom=_custom(session.get("custom_configuration") or wanted.get("custom_configuration")),
     )
-    return SessionConfig(_nim_audio(session), chosen(recognition, request.models))
+    found = chosen(recognition, request.models, request.defaults.recognition)
+    return SessionConfig(_nim_audio(session), found)
 
 
 def _nim_audio(session: Mapping[str, Any]) -> AudioFormat:
@@ -236,7 +236,26 @@ def beta_session(request: Request) -> dict[str, Any]:
 
 def _default_model(request: Request) -> str:
     named = dict(request.query).get("model", "")
-    return named or request.defaults.recognition.model or (request.models[0].name if request.models else "")
+    return named or _offered_model(request)
+
+
+def _offered_model(request: Request) -> str:
+    return _of_nobodys_wish(request).model or (request.models[0].name if request.models else "")
+
+
+def _offered_language(request: Request) -> str:
+    return _of_nobodys_wish(request).language or request.defaults.recognition.language
+
+
+def _of_nobodys_wish(request: Request) -> RecognitionConfig:
+    defaults = request.defaults.recognition
+    return chosen(unchosen(defaults), request.models, defaults)
+
+
+def _named(value: object, offered: str) -> str:
+    """What a client names; not what it was offered and has sent back as it was."""
+    named = _text(value)
+    return "" if named == offered else named
 
 
 def _ga_config(session: Mapping[str, Any], request: Request) -> SessionConfig:
@@ -286,12 +305,12 @@ def _openai_config(
     first = languages[0] if isinstance(languages, list) and languages else None
     recognition = replace(
         defaults,
-        language=_text(transcription.get("language")) or _text(first) or defaults.language,
-        model=_text(transcription.get("model")) or defaults.model,
+        language=_text(transcription.get("language")) or _text(first),
+        model=_named(transcription.get("model"), _offered_model(request)),
         hotwords=defaults.hotwords + _keywords(transcription),
         endpointing=_turn_endpointing(turns, defaults),
     )
-    return SessionConfig(audio, chosen(recognition, request.models, elsewhere=OPENAI_MODELS))
+    return SessionConfig(audio, chosen(recognition, request.models, defaults, elsewhere=OPENAI_MODELS))
 
 
 def _keywords(transcription: Mapping[str, Any]) -> tuple[HotWords, ...]:

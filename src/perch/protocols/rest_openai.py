@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from perch.core.audio import samples_to_seconds
+from perch.core.languages import is_open
 from perch.core.messages import Final
 from perch.core.speech import HotWords, ModelInfo, RecognitionConfig, Word
 from perch.errors import BadConfig, PerchError
-from perch.protocols.choices import chosen
+from perch.protocols.choices import chosen, known_language
 from perch.protocols.frames import flag
 from perch.protocols.realtime_sessions import OPENAI_MODELS, error_body
 
@@ -31,6 +32,8 @@ class Wanted:
     form: str = "json"
     granularities: tuple[str, ...] = ("segment",)
     stream: bool = False
+    language: str = ""
+    """What is known to be spoken: a client said so, or the model has no other."""
 
 
 def parse(
@@ -53,16 +56,19 @@ def parse(
     stream = flag(one.get("stream") or "false")
     if stream is None:
         raise BadConfig("stream must be true or false.")
-    languages = _all(fields, "languages[]")
+    languages = _all(fields, "language") or _all(fields, "languages[]")
     recognition = replace(
         defaults,
-        model=one.get("model") or defaults.model,
-        language=one.get("language") or (languages[0] if languages else "") or defaults.language,
+        model=one.get("model") or "",
+        language=languages[0] if languages else "",
         character_times="char" in granularities,
         hotwords=defaults.hotwords + _keywords(fields),
         max_speakers=_MAX_SPEAKERS if form == "diarized_json" else defaults.max_speakers,
     )
-    return Wanted(chosen(recognition, models, elsewhere=OPENAI_MODELS), form, granularities, stream)
+    found = chosen(recognition, models, defaults, elsewhere=OPENAI_MODELS, live=False)
+    is_known = not is_open(recognition.language) or known_language(found, models)
+    language = found.language if is_known and not is_open(found.language) else ""
+    return Wanted(found, form, granularities, stream, language)
 
 
 def _all(fields: Sequence[tuple[str, str]], name: str) -> tuple[str, ...]:
@@ -153,7 +159,7 @@ def refusal(error: PerchError) -> dict[str, Any]:
 def _verbose(wanted: Wanted, finals: Sequence[Final], samples: int) -> dict[str, Any]:
     body: dict[str, Any] = {
         "task": "transcribe",
-        "language": next((final.language for final in finals if final.language), wanted.recognition.language),
+        "language": _spoken(wanted, finals),
         "duration": round(samples_to_seconds(samples), 3),
         "text": text_of(finals),
         "usage": usage(samples),
@@ -165,6 +171,12 @@ def _verbose(wanted: Wanted, finals: Sequence[Final], samples: int) -> dict[str,
     if "char" in wanted.granularities:
         body["chars"] = _chars([word for final in finals for word in final.words])
     return body
+
+
+def _spoken(wanted: Wanted, finals: Sequence[Final]) -> str:
+    """What the engine says is spoken, unless it only repeats what nobody asked for; empty if nobody knows."""
+    told = next((final.language for final in finals if final.language), "")
+    return wanted.language if told in {"", wanted.recognition.language} else told
 
 
 def _chars(words: Sequence[Word]) -> list[dict[str, Any]]:

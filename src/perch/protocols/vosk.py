@@ -24,10 +24,10 @@ from perch.core.messages import (
     Start,
     Stop,
 )
-from perch.core.speech import HotWords, Word
+from perch.core.speech import HotWords, RecognitionConfig, Word
 from perch.errors import BadConfig, BadMessage, PerchError
 from perch.protocols.base import Dialect, OneSocketProtocol, Request
-from perch.protocols.choices import chosen
+from perch.protocols.choices import chosen, unchosen
 from perch.protocols.frames import Writer, json_object, section, whole
 
 DEFAULT_RATE = 8_000
@@ -44,7 +44,10 @@ class VoskProtocol(OneSocketProtocol):
         rate = whole(dict(request.query).get("sample_rate", DEFAULT_RATE), MIN_RATE, MAX_RATE)
         if rate is None:
             raise BadConfig(f"sample_rate must be from {MIN_RATE} to {MAX_RATE}.")
-        self._config = replace(request.defaults, audio=AudioFormat(sample_rate=rate))
+        self._asked = unchosen(request.defaults.recognition)
+        self._config = replace(
+            request.defaults, audio=AudioFormat(sample_rate=rate), recognition=self._chosen(self._asked)
+        )
         self._words = True
         self._alternatives = 0
         self._started = False
@@ -98,14 +101,16 @@ class VoskProtocol(OneSocketProtocol):
             raise BadConfig("phrase_list must be a list of texts.")
         self._words = bool(config.get("words", True))
         self._alternatives = whole(config.get("max_alternatives", 0), 0, 30) or 0
-        recognition = replace(
-            self._config.recognition,
-            model=str(config.get("model") or self._config.recognition.model),
+        asked = replace(
+            self._asked,
+            model=str(config.get("model") or self._asked.model),
             hotwords=(HotWords(tuple(phrases)),) if phrases else (),
         )
-        self._config = SessionConfig(
-            AudioFormat(sample_rate=rate), chosen(recognition, self._request.models, elsewhere=MODELS)
-        )
+        self._config = SessionConfig(AudioFormat(sample_rate=rate), self._chosen(asked))
+        self._asked = asked
+
+    def _chosen(self, asked: RecognitionConfig) -> RecognitionConfig:
+        return chosen(asked, self._request.models, self._request.defaults.recognition, elsewhere=MODELS)
 
     # --- server → client -----------------------------------------------------------------------------
 
