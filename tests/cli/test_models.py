@@ -93,8 +93,41 @@ def test_show_takes_an_alias_and_tells_the_licence(folder: Path, capsys: pytest.
     assert "id: parakeet-0.6b" in shown
     assert "licence: CC-BY-4.0" in shown
     assert "weights for nemo (cuda, 2.5 GB): here, 4 B" in shown
+    assert "  buffered, from nvidia/parakeet-rnnt-0.6b" in shown
     assert models("show", "parakeet", "--json") == 0
     assert json.loads(capsys.readouterr().out)["punctuation"] is False
+
+
+def test_show_tells_how_each_form_of_the_weights_streams(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those for the CPU of the same model may have no words before a final."""
+    assert models("show", V2) == 0
+    shown = capsys.readouterr().out
+    assert f"  vad-segmented, from {REPOSITORY}" in shown
+    assert "  buffered, from nvidia/parakeet-tdt-0.6b-v2" in shown
+    assert models("show", V2, "--json") == 0
+    forms = json.loads(capsys.readouterr().out)["weights"]
+    assert [form["streaming_mode"] for form in forms] == ["vad-segmented", "buffered"]
+
+
+def test_the_list_tells_how_a_stream_is_recognised_on_this_machine(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def streaming(model: str) -> str:
+        assert models("list") == 0
+        lines = capsys.readouterr().out.splitlines()
+        [head] = [line for line in lines if "Streaming" in line]
+        [line] = [line for line in lines if line.split()[:1] == [model]]
+        return line[head.index("Streaming") : head.index("GPU memory")].strip()
+
+    assert streaming(V2) == "vad-segmented"
+    assert streaming("nemotron-speech-streaming-en-0.6b") == "cache-aware"
+    assert streaming("parakeet-1.1b") == "buffered, on a GPU"
+    monkeypatch.setattr("perch.cli.models.has_cuda", lambda _: True)
+    assert streaming("parakeet-1.1b") == "buffered"
+    put(folder)  # those for the CPU are the ones that are here
+    assert streaming(V2) == "vad-segmented"
+    put(folder, backend="nemo")
+    assert streaming(V2) == "buffered"
 
 
 def test_path_prints_what_a_loader_is_given(

@@ -49,6 +49,18 @@ def test_weights_say_where_they_are_and_what_loads_them() -> None:
             assert set(weights.sha256) <= set(weights.files)
 
 
+def test_exports_without_caches_take_whole_utterances_and_libraries_for_a_gpu_windows() -> None:
+    """As ``inference.parakeet`` loads them; a model is said to do the best that any of its weights do."""
+    for entry in CATALOGUE:
+        modes = {weights.device: weights.streaming_mode for weights in entry.weights}
+        if "streaming" in entry.id:
+            assert set(modes.values()) == {"cache-aware"}
+        else:
+            assert modes in ({"cpu": "vad-segmented", "cuda": "buffered"}, {"cuda": "buffered"})
+    assert get("parakeet-tdt-0.6b-v2").streaming_mode == "buffered"
+    assert get("nemotron").streaming_mode == "cache-aware"
+
+
 def test_each_backend_stands_once_in_a_model() -> None:
     for entry in CATALOGUE:
         backends = [weights.backend for weights in entry.weights]

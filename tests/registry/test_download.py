@@ -33,7 +33,6 @@ ENTRY = Entry(
     engine_model="acme/tiny",
     tier="fast",
     languages=("en",),
-    streaming_mode="buffered",
     decoder="tdt",
     punctuation=True,
     memory_gb=0.1,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _FEW = 3
+_OF_WEIGHTS = ("weights", "streaming_mode")
+"""What is shown for each form of a model's weights by itself."""
 _WIDE = 200
 """Columns of a table that goes to a file or pipe."""
 
@@ -155,7 +157,7 @@ def _table(cache: ModelCache) -> "Table":
             ", ".join(entry.languages)
             if len(entry.languages) <= _FEW
             else f"{len(entry.languages)} languages",
-            entry.streaming_mode,
+            _streaming(entry, cache),
             f"{entry.memory_gb:g} GB",
             entry.licence,
             ", ".join(f"{weights.backend} {weights.gigabytes:g} GB" for weights in entry.weights),
@@ -165,6 +167,22 @@ def _table(cache: ModelCache) -> "Table":
         if catalogue.find(held.id) is None:
             table.add_row(held.id, "", "", "", "", "", "", _here(held))
     return table
+
+
+def _streaming(entry: Entry, cache: ModelCache) -> str:
+    """How a stream is recognised on this machine, which depends on the weights."""
+    weights = _likely(entry, cache)
+    elsewhere = weights.device == "cuda" and not has_cuda(os.environ)
+    return f"{weights.streaming_mode}, on a GPU" if elsewhere else weights.streaming_mode
+
+
+def _likely(entry: Entry, cache: ModelCache) -> Weights:
+    """The weights that are here, or else those that a pull would fetch; where none suit, the best."""
+    held = cache.find(entry)
+    try:
+        return _chosen(entry, _best(entry, held).backend if held else None)
+    except BadConfig:
+        return entry.weights[0]
 
 
 def _here(held: Held) -> str:
@@ -202,6 +220,7 @@ def _weights_facts(entry: Entry, weights: Weights, cache: ModelCache) -> dict[st
     return {
         "backend": weights.backend,
         "device": weights.device,
+        "streaming_mode": weights.streaming_mode,
         "gigabytes": weights.gigabytes,
         "source": weights.source,
         "path": str(held.path) if held else None,
@@ -217,13 +236,13 @@ def _show(arguments: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=1))
         return 0
     for name, value in facts.items():
-        if name != "weights":
+        if name not in _OF_WEIGHTS:
             print(f"{name}: {_text(value)}")
     for weights in entry.weights:
         held = cache.get(entry.id, weights.backend)
         state = f"here, {size_text(held.bytes)}: {held.path}" if held else "not here"
         print(f"weights for {weights.backend} ({weights.device}, {weights.gigabytes:g} GB): {state}")
-        print(f"  from {weights.source}")
+        print(f"  {weights.streaming_mode}, from {weights.source}")
     return 0
 
 

@@ -16,6 +16,9 @@ from typing import Literal
 from perch.errors import ModelUnavailable
 
 Tier = Literal["fast", "balanced", "accurate"]
+Mode = Literal["cache-aware", "buffered", "vad-segmented"]
+
+_BEST_FIRST: tuple[Mode, ...] = ("cache-aware", "buffered", "vad-segmented")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class Weights:
     """Address of a .tar.bz2 that holds them."""
     sha256: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Digests of files, where they are known beforehand; otherwise the hub's own are believed."""
+    streaming_mode: Mode = "vad-segmented"
+    """How that library takes a stream with them, on the device they are meant for, unless it is told otherwise."""
 
     @property
     def source(self) -> str:
@@ -53,8 +58,6 @@ class Entry:
     tier: Tier
     languages: tuple[str, ...]
     """BCP-47; a bare language stands for all of its regions."""
-    streaming_mode: Literal["cache-aware", "buffered", "vad-segmented"]
-    """The best that it can do; which one is used depends on the weights and the machine."""
     decoder: Literal["rnnt", "tdt", "ctc"]
     punctuation: bool
     memory_gb: float
@@ -70,6 +73,11 @@ class Entry:
     def names(self) -> tuple[str, ...]:
         return (self.id, *self.aliases)
 
+    @property
+    def streaming_mode(self) -> Mode:
+        """The best that it can do; which one is used depends on the weights."""
+        return min((weights.streaming_mode for weights in self.weights), key=_BEST_FIRST.index)
+
 
 _HF = ("*.json", "*.safetensors", "*.model", "*.txt")
 """What transformers reads of a repository."""
@@ -83,12 +91,12 @@ _EUROPEAN = (
 )  # fmt: skip
 
 
-def _transformers(repository: str, gigabytes: float) -> Weights:
-    return Weights("transformers", "cuda", gigabytes, repository, _HF)
+def _transformers(repository: str, gigabytes: float, mode: Mode = "buffered") -> Weights:
+    return Weights("transformers", "cuda", gigabytes, repository, _HF, streaming_mode=mode)
 
 
-def _nemo(repository: str, gigabytes: float) -> Weights:
-    return Weights("nemo", "cuda", gigabytes, repository, ("*.nemo",))
+def _nemo(repository: str, gigabytes: float, mode: Mode = "buffered") -> Weights:
+    return Weights("nemo", "cuda", gigabytes, repository, ("*.nemo",), streaming_mode=mode)
 
 
 def _int8(repository: str, gigabytes: float, **sha256: str) -> Weights:
@@ -102,7 +110,6 @@ CATALOGUE: tuple[Entry, ...] = (
         engine_model="nvidia/parakeet-tdt-0.6b-v2",
         tier="accurate",
         languages=("en",),
-        streaming_mode="buffered",
         decoder="tdt",
         punctuation=True,
         memory_gb=4.0,
@@ -117,7 +124,6 @@ CATALOGUE: tuple[Entry, ...] = (
         engine_model="nvidia/parakeet-tdt-0.6b-v3",
         tier="accurate",
         languages=_EUROPEAN,
-        streaming_mode="buffered",
         decoder="tdt",
         punctuation=True,
         memory_gb=4.0,
@@ -140,7 +146,6 @@ CATALOGUE: tuple[Entry, ...] = (
         engine_model="nvidia/nemotron-speech-streaming-en-0.6b",
         tier="fast",
         languages=("en",),
-        streaming_mode="cache-aware",
         decoder="rnnt",
         punctuation=True,
         memory_gb=4.0,
@@ -151,9 +156,10 @@ CATALOGUE: tuple[Entry, ...] = (
                 "cpu",
                 0.7,
                 archive=f"{_K2}sherpa-onnx-nemotron-speech-streaming-en-0.6b-560ms-int8-2026-04-25.tar.bz2",
+                streaming_mode="cache-aware",
             ),
-            _transformers("nvidia/nemotron-speech-streaming-en-0.6b", 2.5),
-            _nemo("nvidia/nemotron-speech-streaming-en-0.6b", 2.5),
+            _transformers("nvidia/nemotron-speech-streaming-en-0.6b", 2.5, "cache-aware"),
+            _nemo("nvidia/nemotron-speech-streaming-en-0.6b", 2.5, "cache-aware"),
         ),
         aliases=("nemotron",),
     ),
@@ -162,7 +168,6 @@ CATALOGUE: tuple[Entry, ...] = (
         engine_model="nvidia/parakeet-rnnt-0.6b",
         tier="fast",
         languages=("en",),
-        streaming_mode="buffered",
         decoder="rnnt",
         punctuation=False,
         memory_gb=4.0,
@@ -175,7 +180,6 @@ CATALOGUE: tuple[Entry, ...] = (
         engine_model="nvidia/parakeet-rnnt-1.1b",
         tier="balanced",
         languages=("en",),
-        streaming_mode="buffered",
         decoder="rnnt",
         punctuation=False,
         memory_gb=6.0,
@@ -188,7 +192,6 @@ CATALOGUE: tuple[Entry, ...] = (
         engine_model="nvidia/parakeet-ctc-0.6b",
         tier="fast",
         languages=("en",),
-        streaming_mode="buffered",
         decoder="ctc",
         punctuation=False,
         memory_gb=3.0,
@@ -200,7 +203,6 @@ CATALOGUE: tuple[Entry, ...] = (
         engine_model="nvidia/parakeet-ctc-1.1b",
         tier="balanced",
         languages=("en",),
-        streaming_mode="buffered",
         decoder="ctc",
         punctuation=False,
         memory_gb=5.0,
