@@ -13,11 +13,13 @@ import pytest
 from inference.parakeet.tiny_onnx import TONES, build_ctc, build_rnnt, build_streaming, build_tdt, say
 from perch.core.speech import RecognitionConfig
 from perch.errors import BadConfig, EngineFailed
+from perch.inference.parakeet import sherpa
 from perch.inference.parakeet.model import FRAME, Audio, LoadOptions, Model, Piece, Token
 from perch.inference.parakeet.recogniser import ModelRecogniser
 from perch.inference.parakeet.sherpa import load
 from perch.inference.parakeet.sherpa_files import find
 from perch.inference.parakeet.sherpa_header import read_header
+from perch.inference.parakeet.sherpa_signed import is_faster, signed
 from perch.inference.parakeet.sherpa_tokens import Said, spell
 from perch.inference.parakeet.words import recognition, text_of
 
@@ -166,6 +168,32 @@ def test_a_token_says_how_sure_it_is(streaming: Model) -> None:
     """004-16: the probability of the token among all that it might have been."""
     said = in_step(streaming, [say(SPOKEN[0])])[0]
     assert [token.confidence for token in said] == [1.0, 0.9931, 0.9931, 0.9932]
+
+
+@pytest.mark.parametrize("kind", ["streaming", "ctc"])
+def test_weights_in_8_bits_say_the_same_signed_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The library loads the copy with signed weights where the processor has the instructions for it."""
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    folder = BUILDERS[kind](tmp_path)
+    part = "model" if kind == "ctc" else "joiner"
+    quantization.quantize_dynamic(
+        folder / f"{part}.onnx",
+        folder / f"{part}.int8.onnx",
+        weight_type=quantization.QuantType.QUInt8,
+        op_types_to_quantize=["MatMul"],
+    )
+    with signed({part: folder / f"{part}.int8.onnx"}) as files:
+        assert files[part].parent == Path("/proc/self/fd")
+    said = []
+    for is_signed in (False, is_faster()):
+        monkeypatch.setattr(sherpa, "is_faster", lambda is_signed=is_signed: is_signed)
+        said.append(in_step(load(options(folder)), [say(words) for words in SPOKEN]))
+    assert [text_of(tokens) for tokens in said[0]] == [
+        words.lower() if kind == "ctc" else words for words in WRITTEN
+    ]
+    assert said[0] == said[1]
 
 
 def test_what_a_streaming_export_is(streaming: Model) -> None:
