@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import pytest
 import trustme
 
-from engines import scripted_engine
+from engines import engine_over, scripted_engine
 from fakes.riva_server import ScriptedRiva, response, result, serving
 from perch import errors
 from perch.asr.attempt import AttemptTimeouts
@@ -19,6 +20,7 @@ from perch.asr.stream import StreamConfig
 from perch.audio.tones import synthesise
 from perch.core.messages import Final, Partial
 from perch.core.speech import Endpointing, HotWords, RecognitionConfig
+from perch.inference.scripted import CAPABILITIES, ScriptedRecogniser
 from perch.riva.proto import AudioEncoding, asr
 from transports import channel
 
@@ -115,6 +117,45 @@ async def test_a_given_confidence_is_passed_on_unchanged() -> None:
         [event] = await transcribed(client(address))
     assert isinstance(event, Final)
     assert event.confidence == -0.5
+
+
+@pytest.mark.parametrize(
+    ("listed", "default", "wanted", "sent"),
+    [
+        ("fr-FR", "en-US", "", "fr-FR"),
+        ("fr-FR", "en-US", "auto", "fr-FR"),
+        ("fr-FR, en-US", "en-US", "auto", "en-US"),
+        ("fr-FR, en-US", "ja", "", "fr-FR"),
+        ("fr-FR", "multi", "", "multi"),
+        ("fr-FR", "en-US", "de", "de"),
+        ("", "en-US", "", "en-US"),
+    ],
+)
+async def test_without_a_language_riva_is_asked_for_one_that_its_model_speaks(
+    listed: str, default: str, wanted: str, sent: str
+) -> None:
+    riva = ScriptedRiva(languages=listed)
+    async with serving(riva) as address:
+        asking = client(address, language=default)
+        await asking.models()
+        await transcribed(asking, config=RecognitionConfig(language=wanted))
+    assert riva.calls[-1].config.language_code == sent
+
+
+@pytest.mark.parametrize(
+    ("languages", "wanted", "told"),
+    [(("bg", "en"), "auto", ""), (("bg", "en"), "", "en-US"), (("fr",), "auto", "fr"), (("fr",), "", "fr")],
+)
+async def test_an_engine_of_perch_is_left_to_say_what_is_spoken_if_nobody_named_it(
+    languages: tuple[str, ...], wanted: str, told: str
+) -> None:
+    recogniser = ScriptedRecogniser(replace(CAPABILITIES, languages=languages))
+    async with engine_over(recogniser) as engine:
+        asking = client(engine.address)
+        await asking.models()
+        events = await transcribed(asking, SPEECH, config=RecognitionConfig(language=wanted))
+    await recogniser.aclose()
+    assert {event.language for event in events if isinstance(event, Final)} == {told}
 
 
 async def test_everything_a_caller_chooses_reaches_riva() -> None:

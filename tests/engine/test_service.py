@@ -1,6 +1,9 @@
 """Riva's behaviour over real gRPC: what each request is answered with."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -9,6 +12,7 @@ import pytest
 from engines import (
     Conversation,
     audio_requests,
+    engine_over,
     finals,
     interims,
     recognise,
@@ -18,6 +22,9 @@ from engines import (
     texts,
     tone_speech,
 )
+from perch.engine.server import EngineServer
+from perch.inference.recogniser import Capabilities
+from perch.inference.scripted import CAPABILITIES, ScriptedRecogniser
 from perch.riva.proto import AudioEncoding, asr
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -173,6 +180,40 @@ async def test_any_model_name_is_accepted_unless_the_operator_says_otherwise() -
         assert texts(finals(await recognise(stub, SPEECH, model="scripted")))[0] == "hello perch"
 
 
+@pytest.mark.parametrize("name", ["Scripted", "BEEPS"])
+async def test_a_model_is_known_by_its_names_in_any_case(name: str) -> None:
+    known = replace(CAPABILITIES, aliases=("beeps",))
+    async with speaking(known, accept_any_model=False) as server, stub_of(server) as stub:
+        assert texts(finals(await recognise(stub, SPEECH, model=name)))[0] == "hello perch"
+
+
+@pytest.mark.parametrize(
+    ("languages", "asked", "told"),
+    [
+        (("bg", "en", "fr"), "", []),
+        (("bg", "en", "fr"), "fr-CA", ["fr-CA"]),
+        (("fr",), "", ["fr"]),
+        (("en-US", "en-GB"), "", ["en"]),
+    ],
+)
+async def test_a_language_nobody_named_is_told_only_if_the_model_has_no_other(
+    languages: tuple[str, ...], asked: str, told: list[str]
+) -> None:
+    async with speaking(replace(CAPABILITIES, languages=languages)) as server, stub_of(server) as stub:
+        live = finals(await recognise(stub, SPEECH, language_code=asked))
+        whole = (await offline(stub, SPEECH, language_code=asked)).results
+    assert [list(result.alternatives[0].language_code) for result in (live[0], whole[0])] == [told, told]
+
+
+@asynccontextmanager
+async def speaking(capabilities: Capabilities, **config: Any) -> AsyncIterator[EngineServer]:
+    """An engine of tone words that says this of itself."""
+    recogniser = ScriptedRecogniser(capabilities)
+    async with engine_over(recogniser, **config) as server:
+        yield server
+    await recogniser.aclose()
+
+
 @pytest.mark.parametrize("rate", [1, 7_999, 96_001])
 async def test_an_impossible_sample_rate_is_refused(rate: int) -> None:
     code, details = await refused(streaming_config(sample_rate_hertz=rate))
@@ -279,9 +320,12 @@ async def test_models_are_listed_with_what_nvidias_clients_look_for() -> None:
     assert online.parameters["notice"]
 
 
-@pytest.mark.parametrize(("name", "count"), [("scripted", 2), ("no-such-model", 0)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("scripted", 2), ("SCRIPTED", 2), ("Beeps", 2), ("no-such-model", 0)]
+)
 async def test_a_model_asked_for_by_name_is_listed_if_it_exists(name: str, count: int) -> None:
-    async with scripted_engine() as server, stub_of(server) as stub:
+    known = replace(CAPABILITIES, aliases=("beeps",))
+    async with speaking(known) as server, stub_of(server) as stub:
         request = asr.RivaSpeechRecognitionConfigRequest(model_name=name)
         response = await stub.GetRivaSpeechRecognitionConfig(request)
     assert len(response.model_config) == count

@@ -42,6 +42,7 @@ class ScriptedRiva(asr_grpc.RivaSpeechRecognitionServicer):  # type: ignore[misc
         status: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE,
         details: str = "told to fail",
         offline: Any = None,
+        languages: str = "en-US, es-US",
     ) -> None:
         self.calls: list[Call] = []
         self.ended = asyncio.Event()
@@ -51,6 +52,7 @@ class ScriptedRiva(asr_grpc.RivaSpeechRecognitionServicer):  # type: ignore[misc
         self._status = status
         self._details = details
         self._offline = offline
+        self._languages = languages
 
     async def StreamingRecognize(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: N802
         call = self._record(context)
@@ -79,7 +81,7 @@ class ScriptedRiva(asr_grpc.RivaSpeechRecognitionServicer):  # type: ignore[misc
         self._record(context).requests.append(request)
         if len(self.calls) <= self._failures:
             await context.abort(self._status, self._details)
-        parameters = {"type": "online", "language_code": "en-US, es-US", "sample_rate": "16000"}
+        parameters = {"type": "online", "language_code": self._languages, "sample_rate": "16000"}
         config = asr.RivaSpeechRecognitionConfigResponse.Config(
             model_name="parakeet-fake", parameters=parameters
         )

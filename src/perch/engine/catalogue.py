@@ -9,7 +9,7 @@ from perch.riva.status import unavailable_model
 
 
 class Catalogue:
-    """The model an engine has, by any of its names.
+    """The model an engine has, by any of its names, in any case.
 
     With ``accept_any_model`` every name is one of its names: LiveKit and NVIDIA's own samples send the
     name of a Parakeet model whatever they are connected to. No answer claims to come from the model
@@ -19,11 +19,11 @@ class Catalogue:
     def __init__(self, capabilities: Capabilities, *, accept_any_model: bool) -> None:
         self._capabilities = capabilities
         self._accept_any_model = accept_any_model
-        self._names = frozenset({"", capabilities.model, *capabilities.aliases})
+        self._names = frozenset(name.lower() for name in ("", capabilities.model, *capabilities.aliases))
 
     def models(self, name: str = "") -> list[ModelInfo]:
         """The models of that name: all if it is empty, none if it is unknown, as Riva answers."""
-        return [self._info()] if name in self._names else []
+        return [self._info()] if name.lower() in self._names else []
 
     def resolve(self, config: RecognitionConfig, *, sample_rate: int, kind: str) -> RecognitionConfig:
         """``config`` with the language and model that will be used.
@@ -31,7 +31,7 @@ class Catalogue:
         Raises:
             ModelUnavailable: There is no such language or model here, in Riva's own words.
         """
-        known_model = self._accept_any_model or config.model in self._names
+        known_model = self._accept_any_model or config.model.lower() in self._names
         language = self._language(config.language)
         if language is None or not known_model:
             raise unavailable_model(
@@ -43,9 +43,12 @@ class Catalogue:
         return replace(config, language=language, model=self._capabilities.model)
 
     def _language(self, code: str) -> str | None:
-        """``code`` as it is told back to the caller: with the region that was asked for, if it has one."""
+        """``code`` as it is told back to the caller: with the region that was asked for, if it has one.
+
+        Nobody knows what is spoken if no language was asked for and the model has several: then it is empty.
+        """
         if not code:
-            return self._capabilities.languages[0]
+            return languages.common(self._capabilities.languages)
         found = languages.find(self._capabilities.languages, code)
         return found if found is None or "-" in found else code
 
