@@ -12,11 +12,15 @@ from audio.recordings import riff
 from engines import engine_over, tone_speech
 from gateways import Gateway, cut, gateway, next_event, transcribe
 from perch.asr.riva_client import RivaASRClient, RivaConfig
-from perch.core.messages import Backend
+from perch.core.messages import Backend, SessionConfig
+from perch.core.speech import RecognitionConfig
 from perch.inference.loader import about
 from perch.inference.recogniser import Capabilities
 from perch.inference.scripted import ScriptedRecogniser
+from perch.observability.metrics import Metrics
 from perch.registry.catalogue import get
+from perch.server.config import GatewayConfig
+from perch.server.monitor import EngineMonitor
 
 SPEECH = tone_speech("hello bird")
 
@@ -27,7 +31,7 @@ def parakeet(name: str, *, slots: int = 8) -> ScriptedRecogniser:
         Capabilities(
             model=entry.id,
             languages=entry.languages,
-            aliases=entry.aliases,
+            aliases=(*entry.aliases, entry.engine_model),
             streaming_mode="buffered",
             slots=slots,
             parameters={**about(entry), "chunk_ms": "1120", "lookahead_ms": "1120"},
@@ -35,14 +39,25 @@ def parakeet(name: str, *, slots: int = 8) -> ScriptedRecogniser:
     )
 
 
+def speaking(name: str, *languages: str) -> ScriptedRecogniser:
+    return ScriptedRecogniser(Capabilities(model=name, languages=languages, slots=8))
+
+
 @asynccontextmanager
-async def serving(*recognisers: ScriptedRecogniser) -> AsyncIterator[Gateway]:
-    """A gateway over an engine for each."""
+async def serving(
+    *recognisers: ScriptedRecogniser, model: str = "", language: str = "en-US"
+) -> AsyncIterator[Gateway]:
+    """A gateway over an engine for each, set to use ``model`` and ``language``."""
     if not recognisers:
         recognisers = (parakeet("parakeet-0.6b"), parakeet("parakeet-1.1b"))
     async with _engines(list(recognisers)) as addresses:
-        client = RivaASRClient(RivaConfig(endpoints=tuple(addresses), backend=Backend("engine")))
-        async with gateway(client) as at:
+        client = RivaASRClient(
+            RivaConfig(
+                endpoints=tuple(addresses), backend=Backend("engine", model), model=model, language=language
+            )
+        )
+        defaults = SessionConfig(recognition=RecognitionConfig(model=model, language=language))
+        async with gateway(client, GatewayConfig(defaults=defaults)) as at:
             yield at
 
 
@@ -58,6 +73,16 @@ async def _engines(recognisers: list[ScriptedRecogniser]) -> AsyncIterator[list[
 
 async def got(at: Gateway, path: str) -> tuple[int, Any]:
     async with at.client.get(at.http + path) as response:
+        return response.status, await response.json()
+
+
+async def recorded(at: Gateway, **fields: str) -> tuple[int, Any]:
+    """What a recording over HTTP is answered with."""
+    form = aiohttp.FormData()
+    for name, value in ({"response_format": "verbose_json"} | fields).items():
+        form.add_field(name, value)
+    form.add_field("file", riff(SPEECH), filename="a.wav")
+    async with at.client.post(at.http + "/v1/audio/transcriptions", data=form) as response:
         return response.status, await response.json()
 
 
@@ -83,21 +108,131 @@ async def test_the_models_of_all_engines_are_listed_with_what_they_can_do() -> N
 
 
 async def test_a_language_that_a_model_does_not_speak_is_refused_over_http() -> None:
-    """004-30."""
+    """004-30, 004-43."""
     async with serving() as at:
-        form = aiohttp.FormData()
-        form.add_field("model", "parakeet-0.6b")
-        form.add_field("language", "fr")
-        form.add_field("file", riff(SPEECH), filename="a.wav")
-        async with at.client.post(at.http + "/v1/audio/transcriptions", data=form) as response:
-            assert response.status == 400
-            message = (await response.json())["error"]["message"]
-    assert message.startswith("Model parakeet-0.6b only supports English")
+        status, refused = await recorded(at, model="parakeet-0.6b", language="fr")
+    assert status == 400
+    assert refused["error"]["message"].startswith("Model parakeet-0.6b only supports English")
+
+
+async def test_the_gateways_own_language_is_refused_too_if_a_client_names_it_and_no_engine_has_it() -> None:
+    """004-30, 004-31."""
+    async with serving(parakeet("parakeet-0.6b"), language="fr") as at:
+        status, refused = await recorded(at, language="fr")
+        heard = [
+            await transcribe(at, [], query="?language=fr"),
+            await transcribe(at, [], start={"language": "fr"}),
+        ]
+        unnamed = await transcribe(at, cut(SPEECH))
+    assert (status, refused["error"]["code"]) == (400, "language_unsupported")
+    assert [(one.error, one.of("ready")) for one in heard] == [("language_unsupported", [])] * 2
+    assert unnamed.text == "hello bird"
+
+
+@pytest.mark.parametrize("language", ["", "auto", "fr"])
+async def test_a_french_engine_works_in_french_whatever_the_gateways_language(language: str) -> None:
+    async with serving(speaking("voix", "fr-FR")) as at:
+        named = {"language": language} if language else {}
+        status, answer = await recorded(at, **named)
+        heard = await transcribe(at, cut(SPEECH), start=named)
+    assert (status, answer["text"], answer["language"]) == (200, "hello bird", "fr-FR")
+    assert heard.text == "hello bird"
+    assert heard.of("ready")[0]["config"]["language"] == "fr-FR"
+
+
+@pytest.mark.parametrize(("language", "told"), [("", ""), ("auto", ""), ("en", "en"), ("fr-CA", "fr-CA")])
+async def test_what_is_spoken_is_not_made_up_where_a_model_knows_several_languages(
+    language: str, told: str
+) -> None:
+    async with serving(parakeet("parakeet-tdt-0.6b-v3")) as at:
+        status, answer = await recorded(at, **({"language": language} if language else {}))
+    assert (status, answer["text"], answer["language"]) == (200, "hello bird", told)
+
+
+async def test_the_one_language_of_a_model_is_told_also_if_nobody_named_it() -> None:
+    async with serving(parakeet("parakeet-0.6b")) as at:
+        assert (await recorded(at))[1]["language"] == "en-US"
+
+
+@pytest.mark.parametrize(("language", "model"), [("fr", "parakeet-tdt-0.6b-v3"), ("en", "parakeet-0.6b")])
+async def test_ready_names_the_model_that_recognises(language: str, model: str) -> None:
+    engines = [parakeet("parakeet-0.6b"), parakeet("parakeet-tdt-0.6b-v3")]
+    async with serving(*engines) as at, at.client.ws_connect(f"{at.ws}?language={language}") as socket:
+        ready = await next_event(socket)
+        await socket.send_bytes(SPEECH)
+        while (await next_event(socket))["type"] != "partial":
+            pass
+        assert [engine.capabilities.model for engine in engines if engine.open_voices] == [model]
+        assert ready["model"] == ready["config"]["model"] == model
+        assert ready["capabilities"]["streaming_mode"] == "buffered"
+        await socket.send_json({"type": "stop"})
+        while (await next_event(socket))["type"] != "done":
+            pass
+
+
+@pytest.mark.parametrize("name", ["nemotron", "Nemotron", "nvidia/nemotron-speech-streaming-en-0.6b"])
+async def test_a_model_that_is_set_by_an_alias_keeps_its_mode(name: str) -> None:
+    known = parakeet("nemotron-speech-streaming-en-0.6b")
+    async with serving(parakeet("parakeet-0.6b"), known, model=name) as at:
+        status, ready = await got(at, "/ready")
+        heard = await transcribe(at, cut(SPEECH))
+    assert (status, ready["model"], ready["streaming_mode"]) == (200, known.capabilities.model, "buffered")
+    assert heard.text == "hello bird"
+    told = heard.of("ready")[0]
+    assert (told["model"], told["capabilities"]["streaming_mode"]) == (known.capabilities.model, "buffered")
+
+
+async def test_a_model_that_is_set_and_that_no_engine_has_is_a_problem_that_ready_tells() -> None:
+    """Engines that take any name go on serving all the same."""
+    async with serving(model="parakeet-9") as at:
+        status, ready = await got(at, "/ready")
+        assert (status, ready["status"]) == (503, "model_unavailable")
+        assert "'parakeet-9'" in ready["problem"]
+        assert "there is parakeet-0.6b, parakeet-1.1b." in ready["problem"]
+        status, nim = await got(at, "/v1/health/ready")
+        assert (status, nim["message"]) == (503, ready["problem"])
+        assert (await transcribe(at, cut(SPEECH))).text == "hello bird"
+
+
+async def test_a_model_that_was_listed_is_not_missing_while_its_engine_is_away() -> None:
+    """The other engines carry on, as they do for streams that lose theirs."""
+    away = parakeet("parakeet-0.6b")
+    async with engine_over(parakeet("parakeet-1.1b")) as other:
+        async with engine_over(away) as server:
+            client = RivaASRClient(
+                RivaConfig(
+                    endpoints=(server.address, other.address),
+                    backend=Backend("riva", "parakeet"),
+                    rpc_timeout_s=2.0,
+                )
+            )
+            monitor = EngineMonitor(client, Metrics(), 60.0)
+            assert (await monitor.check()).backend.model == "parakeet-0.6b"
+        state = await monitor.check()
+        assert {info.name for info in state.models} == {"parakeet-1.1b"}
+        assert (state.problem, state.missing, state.backend.model) == (None, None, "parakeet-0.6b")
+        await client.aclose()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "PARAKEET-0.6B",
+        "Parakeet",
+        "nvidia/parakeet-rnnt-0.6b",
+        "nvidia%2Fparakeet-rnnt-0.6b",
+        "NVIDIA/parakeet-rnnt-0.6b",
+    ],
+)
+async def test_a_model_is_found_by_any_name_in_any_case(name: str) -> None:
+    async with serving() as at:
+        status, one = await got(at, f"/v1/models/{name}")
+    assert (status, one["id"]) == (200, "parakeet-0.6b")
 
 
 @pytest.mark.parametrize("model", ["parakeet-0.6b", "parakeet"])
 async def test_a_language_that_a_model_does_not_speak_is_refused_before_any_audio(model: str) -> None:
-    """004-31."""
+    """004-31, 004-43."""
     async with serving() as at:
         heard = await transcribe(at, [], query=f"?model={model}&language=fr")
     assert heard.error == "language_unsupported"

@@ -69,7 +69,7 @@ def build_app(
     app.router.add_get("/health", health)
     app.router.add_get("/ready", ready)
     app.router.add_get("/v1/models", models)
-    app.router.add_get("/v1/models/{id}", model)
+    app.router.add_get("/v1/models/{id:.+}", model)
     app.router.add_get("/metrics", metrics_text)
     app.router.add_get("/openapi.json", openapi)
     static = config.static_dir or static_dir()
@@ -156,6 +156,8 @@ async def ready(request: web.Request) -> web.Response:
         body |= {"status": "draining", "problem": "the gateway is shutting down"}
     elif state.problem is not None:
         body |= {"status": "engine_unavailable", "problem": state.problem.message}
+    elif state.missing is not None:
+        body |= {"status": state.missing.code, "problem": state.missing.message}
     return web.json_response(body, status=200 if body["status"] == "ready" else 503)
 
 
@@ -173,7 +175,7 @@ async def model(request: web.Request) -> web.Response:
     wanted = request.match_info["id"]
     state = parts.monitor.state
     known = _merged(state.models)
-    found = [info for info in known if wanted in (info.name, *info.aliases)]
+    found = [info for info in known if info.answers_to(wanted)]
     if not found:
         names = sorted(info.name for info in known)
         missing = errors.ModelUnavailable(

@@ -28,6 +28,8 @@ class EngineState:
     backend: Backend
     models: tuple[ModelInfo, ...] = ()
     problem: errors.PerchError | None = None
+    missing: errors.ModelUnavailable | None = None
+    """It answers, and has not the model that the gateway is set to use."""
 
     @property
     def ready(self) -> bool:
@@ -42,6 +44,8 @@ class EngineMonitor:
         self._metrics = metrics
         self._every_s = every_s
         self._doubted = asyncio.Event()
+        self._configured: ModelInfo | None = None
+        """The model that the gateway is set to use, as it was last listed: it is not missing when its engine is."""
         self.state = EngineState(client.backend, problem=_Unasked("The engine is starting."))
 
     def doubt(self) -> None:
@@ -68,6 +72,9 @@ class EngineMonitor:
         self._metrics.set_engine_ready(self.state.ready)
         if isinstance(before.problem, _Unasked) or self.state.ready != before.ready:
             self._report()
+        missing = self.state.missing
+        if missing is not None and before.missing is None:
+            log.warning("model_missing", message=missing.message)
         return self.state
 
     def _report(self) -> None:
@@ -79,16 +86,31 @@ class EngineMonitor:
 
     def _answered(self, models: tuple[ModelInfo, ...]) -> EngineState:
         """An engine of ours says in its parameters what its user must know."""
-        backend = self._client.backend
-        backend = replace(backend, abilities=_abilities(models))
-        first = models[0] if models else None
-        if first is not None and not backend.model:
-            backend = replace(
-                backend, model=first.name, notice=first.parameters.get("notice", backend.notice)
-            )
-        if first is None:
+        backend = replace(self._client.backend, abilities=_abilities(models))
+        if not models:
             return EngineState(backend, problem=errors.EngineUnavailable("The engine has no model loaded."))
-        return EngineState(backend, models)
+        used = self._used(backend.model, models)
+        if used is None:
+            return EngineState(backend, models, missing=_missing(backend.model, models))
+        notice = used.parameters.get("notice", backend.notice)
+        return EngineState(replace(backend, model=used.name, notice=notice), models)
+
+    def _used(self, configured: str, models: tuple[ModelInfo, ...]) -> ModelInfo | None:
+        """The model that a stream gets which asks for none: the one that is set, else the first for streams."""
+        if not configured:
+            return next((info for info in models if info.streaming), models[0])
+        self._configured = next((info for info in models if info.answers_to(configured)), self._configured)
+        return self._configured
+
+
+def _missing(configured: str, models: tuple[ModelInfo, ...]) -> errors.ModelUnavailable | None:
+    """What to say of a model that is not listed; nothing where an engine does not name its models."""
+    if not all(info.name for info in models):
+        return None
+    names = ", ".join(sorted({info.name for info in models}))
+    return errors.ModelUnavailable(
+        f"No engine has the model {configured!r} that RIVA_MODEL names; there is {names}."
+    )
 
 
 def _abilities(models: tuple[ModelInfo, ...]) -> dict[str, Abilities]:

@@ -199,7 +199,7 @@ async def recording(request: web.Request) -> web.StreamResponse:
         defaults=config.defaults,
         models=parts.monitor.state.models,
     )
-    recognition = deepgram_query.recognition(query, described)
+    recognition = deepgram_query.recognition(query, described, live=False)
     async with _counted(request) as transcription, _source(request) as upload:
         heard = await transcription.transcribe(
             upload.file, recognition, separate=separate, longest_s=config.limits.max_session_s
@@ -242,7 +242,8 @@ async def live(_: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    problem = request.app[PARTS].monitor.state.problem
+    state = request.app[PARTS].monitor.state
+    problem = state.problem or state.missing
     is_open = request.app[PARTS].admission.is_open and request.app[CONFIG].asr_enabled
     if problem is None and is_open:
         return _json({"object": "health.response", "message": "Service is ready."})
