@@ -56,6 +56,7 @@ def of_tones(folder: Path) -> tuple[object, ...]:
 
 
 async def test_streams_and_recordings_are_measured_through_the_worker_process(tones: Path) -> None:
+    """004-42: the way to measure the targets, on a model without weights."""
     status, said, progress = await bench(
         *of_tones(tones), "--seconds", 2, "--rounds", 1, "--streams", "1,3", "--offline", "--files", 4
     )
