@@ -170,11 +170,11 @@ _HELP = {
         "Start a new session, and send the audio again since the last `final`.",
     ),
     "language_unsupported": (
-        "Reserved. Today a language that no model knows is reported as `model_unavailable`.",
+        "The client names a language that the model does not speak, or that no model here does; the message says which there are.",
         "Choose one of the languages that `GET /v1/models` lists.",
     ),
     "model_unavailable": (
-        "The engine has no model of that name, or none for that language.",
+        "The engine has no model of that name; or Riva itself says that it has none for that language.",
         "Choose a model and a language that `GET /v1/models` lists.",
     ),
     "engine_unavailable": (

@@ -204,8 +204,13 @@ class Settings(BaseSettings):
     riva_metadata: str = Field(
         "", description="More gRPC metadata, as key=value separated by commas (NVCF: function-id=…)."
     )
-    riva_model: str = Field("", description="Model for sessions that name none. Empty: Riva chooses.")
-    riva_language_code: str = Field("en-US", description="Language for sessions that name none (BCP-47).")
+    riva_model: str = Field(
+        "", description="Model for sessions that name none, by any of its names. Empty: Riva chooses."
+    )
+    riva_language_code: str = Field(
+        "en-US",
+        description="Language for sessions that name none (BCP-47). A model that does not speak it uses its own.",
+    )
     riva_enable_automatic_punctuation: bool = Field(
         True, description="Punctuation for sessions that do not say."
     )
