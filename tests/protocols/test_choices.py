@@ -116,6 +116,13 @@ def test_a_model_is_known_by_any_of_its_names_in_any_case(name: str) -> None:
     assert choose(ENGLISH, SEVERAL, default=name)[0] == "english"
 
 
+@pytest.mark.parametrize("name", ["", "default", "auto", "Default"])
+def test_a_name_that_stands_for_none_is_the_gateways_model(name: str) -> None:
+    embedded = ours("embedded", "en-US", aliases="default")
+    assert choose(embedded, ENGLISH, model=name, default="english")[0] == "english"
+    assert choose(ENGLISH, embedded, model=name)[0] == "english"
+
+
 def test_a_model_that_the_operator_names_is_not_questioned_and_one_that_a_client_names_is() -> None:
     assert choose(ENGLISH, default="hidden") == ("hidden", "en-US")
     assert choose(ENGLISH, default="hidden", model="Hidden") == ("hidden", "en-US")

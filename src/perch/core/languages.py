@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 
 AUTO = "auto"
-_OPEN = frozenset({"", AUTO, "multi", "default"})
+DEFAULT = "default"
+"""Clients that must send something send this; it is as good as nothing."""
+_OPEN = frozenset({"", AUTO, "multi", DEFAULT})
 
 
 def is_open(tag: str) -> bool:

@@ -3,12 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from perch.core.languages import AUTO, find, is_open, nearest, primary
+from perch.core.languages import AUTO, DEFAULT, find, is_open, nearest, primary
 from perch.core.speech import ModelInfo, RecognitionConfig
 from perch.errors import LanguageUnsupported, ModelUnavailable
 
-_DEFAULT = "default"
-"""Clients that must send something send this; it is as good as nothing."""
 NAMES = {
     "ar": "Arabic", "bg": "Bulgarian", "cs": "Czech", "da": "Danish", "de": "German", "el": "Greek",
     "en": "English", "es": "Spanish", "et": "Estonian", "fi": "Finnish", "fr": "French", "hi": "Hindi",
@@ -50,7 +48,7 @@ def chosen(
         ModelUnavailable: There is no such model; names those there are.
         LanguageUnsupported: The model does not have the language; names those it has.
     """
-    language = "" if wanted.language.lower() == _DEFAULT else wanted.language
+    language = "" if wanted.language.lower() == DEFAULT else wanted.language
     model = _model(wanted.model, models, defaults.model, elsewhere) or _first(
         defaults.language if is_open(language) else language,
         models,
@@ -73,11 +71,11 @@ def known_language(config: RecognitionConfig, models: Iterable[ModelInfo]) -> bo
 def _model(wanted: str, models: Sequence[ModelInfo], default: str, elsewhere: Iterable[str]) -> str:
     """The model by its own name; empty if neither the client nor the operator names one."""
     named = wanted.lower()
-    found = _own_name(wanted, models)
+    found = "" if is_open(wanted) else _own_name(wanted, models)
     if found:
         return found
     foreign = any(named == name or named.startswith(f"{name}-") for name in elsewhere)
-    if is_open(wanted) or named in {_DEFAULT, default.lower()} or foreign:
+    if is_open(wanted) or named == default.lower() or foreign:
         # Not questioned: an engine may know the operator's model by a name that it does not list.
         return _own_name(default, models) or default
     if not models:
