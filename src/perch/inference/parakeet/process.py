@@ -19,6 +19,11 @@ LOAD_DEADLINE = 900.0
 
 STOP_DEADLINE = 5.0
 
+_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""What a model's process has in its environment unless the operator says otherwise. OpenMP's threads, which
+PyTorch computes with, otherwise spin while they wait for each other, and where another process needs one
+of the cores a step takes ten times as long."""
+
 log = logging.getLogger(__name__)
 
 
@@ -228,6 +233,7 @@ async def _spawn(theirs: socket.socket, order: str) -> asyncio.subprocess.Proces
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
+        env={**_ENVIRONMENT, **os.environ},
         pass_fds=[theirs.fileno()],
         start_new_session=True,  # Ctrl-C is for the engine, which drains first
     )
