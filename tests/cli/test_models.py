@@ -215,8 +215,26 @@ def test_verify_names_what_has_changed(folder: Path, capsys: pytest.CaptureFixtu
     (place / "tokens.txt").write_bytes(b"b 0\n")
     assert models("verify", V2) == 1
     told = capsys.readouterr()
-    assert "CHANGED: tokens.txt" in told.out
+    assert "CHANGED: tokens.txt (other content of the same size)" in told.out
     assert f"perch models pull {V2}" in told.err
+
+
+def test_weights_that_were_cut_off_are_verified_and_not_blessed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = put(folder)
+    written = (place / "perch.json").read_bytes()
+    (place / "tokens.txt").write_bytes(b"a")
+    for _ in range(2):
+        assert models("verify") == 1
+        told = capsys.readouterr()
+        assert told.out == f"{V2}\tsherpa-onnx\tCHANGED: tokens.txt (1 bytes instead of 4)\n"
+        assert f"perch models pull {V2} --backend sherpa-onnx" in told.err
+        assert models("verify", V2) == 1
+        assert "CHANGED: tokens.txt" in capsys.readouterr().out
+        assert models("pull", V2, "--offline") == 1
+        assert f"{place / 'tokens.txt'}: 1 bytes instead of 4." in capsys.readouterr().err
+    assert (place / "perch.json").read_bytes() == written
 
 
 def test_a_folder_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -304,7 +322,7 @@ async def test_a_pull_prints_where_the_weights_are_and_never_the_token(folder: P
     assert "hf_secret" not in told
     assert {asked.authorization for asked in hub.asked} == {"Bearer hf_secret", None}
     [held] = ModelCache(folder).list()
-    assert ModelCache(folder).verify(held) == ()
+    assert ModelCache(folder).verify(held) == {}
 
 
 async def test_a_pull_that_is_killed_leaves_what_came_and_the_next_fetches_only_the_rest(

@@ -63,10 +63,22 @@ def test_weights_of_models_that_the_catalogue_does_not_know_are_listed(cache: Mo
         lambda folder: (folder / NAME).write_text("{", encoding="utf-8"),
         lambda folder: (folder / NAME).write_text("[]", encoding="utf-8"),
         lambda folder: (folder / NAME).write_text(json.dumps({"files": {}}), encoding="utf-8"),
+        lambda folder: (folder / NAME).write_text(
+            (folder / NAME).read_text(encoding="utf-8").replace("tokens.txt", "../sherpa-onnx/tokens.txt"),
+            encoding="utf-8",
+        ),
         lambda folder: (folder / "tokens.txt").unlink(),
         lambda folder: (folder / "tokens.txt").write_text("a", encoding="utf-8"),
     ],
-    ids=["no manifest", "half a manifest", "no object", "no files", "a file is gone", "a file is cut"],
+    ids=[
+        "no manifest",
+        "half a manifest",
+        "no object",
+        "no files",
+        "a file outside",
+        "a file is gone",
+        "a file is cut",
+    ],
 )
 def test_a_folder_that_is_not_whole_is_not_there(cache: ModelCache, damage: object) -> None:
     folder = put(cache, V3.id, "sherpa-onnx", tokens_txt="a 0", encoder_onnx="abc")
@@ -96,9 +108,19 @@ def test_removing_leaves_what_is_for_other_libraries(cache: ModelCache) -> None:
 def test_verify_names_the_files_that_have_changed(cache: ModelCache) -> None:
     folder = put(cache, V3.id, "sherpa-onnx", tokens_txt="a 0", encoder_onnx="abc")
     [held] = cache.list()
-    assert cache.verify(held) == ()
+    assert cache.verify(held) == {}
     (folder / "encoder.onnx").write_text("abd", encoding="utf-8")
-    assert cache.verify(held) == ("encoder.onnx",)
+    assert cache.verify(held) == {"encoder.onnx": "other content of the same size"}
+
+
+def test_verify_finds_what_is_cut_or_gone_though_it_does_not_count_as_being_there(cache: ModelCache) -> None:
+    folder = put(cache, V3.id, "sherpa-onnx", tokens_txt="a 0", encoder_onnx="abc", joiner_onnx="j")
+    (folder / "encoder.onnx").write_text("a", encoding="utf-8")
+    (folder / "joiner.onnx").unlink()
+    assert cache.list() == []
+    [held] = cache.records(V3.id)
+    assert cache.verify(held) == {"encoder.onnx": "1 bytes instead of 3", "joiner.onnx": "missing"}
+    assert cache.records("other") == []
 
 
 def test_a_nemo_folder_without_its_file_is_given_as_it_is(cache: ModelCache) -> None:

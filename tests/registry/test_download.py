@@ -89,7 +89,7 @@ async def test_a_pull_has_the_wanted_files_and_what_is_known_of_them(cache: Mode
         "sha256": hashlib.sha256(ENCODER).hexdigest(),
     }
     assert cache.find(ENTRY) == [held]
-    assert cache.verify(held) == ()
+    assert cache.verify(held) == {}
     assert not cache.workplace("tiny", "sherpa-onnx").exists()
     assert server.told.sizes == {"encoder.onnx": len(ENCODER), "tokens.txt": 8}
     assert server.told.positions["encoder.onnx"][-1] == len(ENCODER)
@@ -290,6 +290,55 @@ async def test_files_that_were_copied_by_hand_are_not_fetched_again(cache: Model
         held = await puller(cache, server).pull(ENTRY, WEIGHTS)
     assert (held.path / "tokens.txt").read_bytes() == FILES["tokens.txt"]
     assert server.requests_for("encoder.onnx") == []
+
+
+@pytest.mark.parametrize(
+    ("damaged", "how"),
+    [(ENCODER[:1000], "1000 bytes instead of 300000"), (bytes(300_000), "other content of the same size")],
+    ids=["cut", "changed"],
+)
+async def test_offline_a_file_that_is_not_as_it_was_pulled_is_refused_and_stays_told(
+    cache: ModelCache, damaged: bytes, how: str
+) -> None:
+    """The manifest of the pull is not written over with what somebody's disk made of the file."""
+    async with serving() as server:
+        held = await puller(cache, server).pull(ENTRY, WEIGHTS)
+        offline = Puller(cache, replace(server.as_hub(), offline=True))
+        assert await offline.pull(ENTRY, WEIGHTS) == held
+    written = (held.path / "perch.json").read_bytes()
+    (held.path / "encoder.onnx").write_bytes(damaged)
+    with pytest.raises(ModelUnavailable) as refused:
+        await offline.pull(ENTRY, WEIGHTS)
+    assert f"{held.path / 'encoder.onnx'}: {how}." in refused.value.message
+    assert "perch models pull tiny --backend sherpa-onnx" in refused.value.message
+    assert "--offline" not in refused.value.message, "that is what was just refused"
+    assert (held.path / "perch.json").read_bytes() == written
+    assert cache.verify(held) == {"encoder.onnx": how}
+
+
+@pytest.mark.parametrize("damaged", [ENCODER[:1000], b"x" * 1000, bytes(300_000)])
+async def test_a_pull_fetches_anew_only_what_is_not_as_it_was_pulled(
+    cache: ModelCache, damaged: bytes
+) -> None:
+    async with serving() as server:
+        held = await puller(cache, server).pull(ENTRY, WEIGHTS)
+        (held.path / "encoder.onnx").write_bytes(damaged)
+        server.asked.clear()
+        again = await puller(cache, server).pull(ENTRY, WEIGHTS)
+    assert (again.path / "encoder.onnx").read_bytes() == ENCODER
+    assert again.manifest.files == held.manifest.files
+    assert [asked.range for asked in server.requests_for("encoder.onnx")] == [None], "whole, at the first try"
+
+
+async def test_without_a_network_what_differs_stays_and_is_named(cache: ModelCache) -> None:
+    async with serving() as server:
+        held = await puller(cache, server).pull(ENTRY, WEIGHTS)
+    (held.path / "encoder.onnx").write_bytes(b"")
+    written = (held.path / "perch.json").read_bytes()
+    message = await refusal(Puller(cache, Hub(URL("http://127.0.0.1:1")), Told(), QUICK))
+    assert "There is no connection" in message
+    assert "encoder.onnx: 0 bytes instead of 300000" in message
+    assert (held.path / "perch.json").read_bytes() == written
 
 
 async def test_two_pulls_at_once_fetch_everything_once(cache: ModelCache) -> None:

@@ -274,19 +274,20 @@ def _best(entry: Entry, held: list[Held]) -> Held:
 
 def _verify(arguments: argparse.Namespace) -> int:
     cache = _cache(arguments)
-    every = cache.find(_entry(arguments.model)) if arguments.model else cache.list()
+    every = cache.records(_entry(arguments.model).id if arguments.model else None)
     if not every:
         raise ModelUnavailable(f"There is nothing to verify in {cache.folder}.")
     status = 0
     for held in every:
         wrong = cache.verify(held)
-        verdict = f"CHANGED: {', '.join(wrong)}" if wrong else f"{size_text(held.bytes)} as they were pulled"
+        changed = ", ".join(f"{name} ({how})" for name, how in wrong.items())
+        verdict = f"CHANGED: {changed}" if wrong else f"{size_text(held.bytes)} as they were pulled"
         print(f"{held.id}\t{held.backend}\t{verdict}")
         if wrong:
             status = 1
-            again = f"{held.id} --backend {held.backend}"
             print(
-                f"Get them anew: perch models rm {again} --yes && perch models pull {again}", file=sys.stderr
+                f"Get what differs anew: perch models pull {held.id} --backend {held.backend}",
+                file=sys.stderr,
             )
     return status
 

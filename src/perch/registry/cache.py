@@ -17,12 +17,12 @@ from pathlib import Path
 from perch.registry import manifest as manifests
 from perch.registry.catalogue import Entry
 from perch.registry.lock import Lock
-from perch.registry.manifest import Manifest, sha256_of
+from perch.registry.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Weights that are here and whole."""
+    """Weights that are here, as their ``perch.json`` tells of them."""
 
     id: str
     backend: str
@@ -70,9 +70,22 @@ class ModelCache:
         return Lock(self.folder / ".locks" / f"{model_id}.{backend}")
 
     def get(self, model_id: str, backend: str) -> Held | None:
+        """Weights that are whole: every file is there in its size."""
         folder = self.place(model_id, backend)
         manifest = manifests.read(folder)
         return None if manifest is None else Held(model_id, backend, folder, manifest)
+
+    def record(self, model_id: str, backend: str) -> Held | None:
+        """Weights that were whole once, also if files are not (any more) as their ``perch.json`` says."""
+        folder = self.place(model_id, backend)
+        manifest = manifests.written(folder)
+        return None if manifest is None else Held(model_id, backend, folder, manifest)
+
+    def records(self, model_id: str | None = None) -> list[Held]:
+        """All of them, or all of one model."""
+        names = ((folder.parent.name, folder.name) for folder in self._folders())
+        found = (self.record(model, backend) for model, backend in names if model_id in {None, model})
+        return [held for held in found if held is not None]
 
     def find(self, entry: Entry, backend: str | None = None) -> list[Held]:
         """What is here of a model, in the catalogue's order: best first."""
@@ -118,10 +131,10 @@ class ModelCache:
             parent.rmdir()
         return True
 
-    def verify(self, held: Held) -> tuple[str, ...]:
-        """The files whose content is not what was pulled."""
-        return tuple(
-            name
-            for name, facts in held.manifest.files.items()
-            if sha256_of(held.folder / name) != facts.sha256
-        )
+    def verify(self, held: Held) -> Mapping[str, str]:
+        """The files that are not what was pulled → in words, how they differ. Reads all of them.
+
+        Raises:
+            OSError: One cannot be read.
+        """
+        return manifests.differences(held.folder, held.manifest)

@@ -1,5 +1,6 @@
 """Weights into the cache: all of them or none, and what came stays for the next try."""
 
+import asyncio
 import fnmatch
 import json
 import shutil
@@ -7,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from yarl import URL
 
@@ -30,6 +32,8 @@ _ESSENTIAL: Mapping[str, tuple[str, ...]] = {
 
 _UNPACKED = 1.5
 """Bytes of an archive's content, about, for each of its own: weights hardly compress."""
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def _free(folder: Path) -> int:
@@ -57,26 +61,40 @@ class Puller:
     free: Callable[[Path], int] = _free
 
     async def pull(self, entry: Entry, weights: Weights) -> Held:
-        """Have ``weights`` in the cache; nothing is fetched if they are there.
+        """Have ``weights`` in the cache; nothing is fetched if they are there with the digests they had.
 
         Raises:
             ModelUnavailable: They cannot be had; the message says why, and what to do.
             OSError: The cache cannot be written.
         """
-        held = self.cache.get(entry.id, weights.backend)  # before any lock: the folder may be read-only
-        if held is not None:
+        held, wrong = await self._here(entry, weights)  # before any lock: the folder may be read-only
+        if held is not None and not wrong:
             return held
-        if self.hub.offline and missing_files(self.cache, entry, weights):
-            raise absent(self.cache, entry, weights, "Offline, so no connection was tried.")
+        self._check_offline(entry, weights, wrong)
         async with self.cache.lock(entry.id, weights.backend).taken(self._say_waiting):
-            return self.cache.get(entry.id, weights.backend) or await self._pull(entry, weights)
+            held, wrong = await self._here(entry, weights)
+            return held if held is not None and not wrong else await self._pull(entry, weights, wrong)
+
+    async def _here(self, entry: Entry, weights: Weights) -> tuple[Held | None, Mapping[str, str]]:
+        """What was pulled before, and which of its files differ from what came then."""
+        held = self.cache.record(entry.id, weights.backend)
+        if held is None:
+            return None, _NOTHING
+        self.report.say("These weights were pulled before; comparing them with their digests.")
+        return held, await asyncio.to_thread(self.cache.verify, held)
+
+    def _check_offline(self, entry: Entry, weights: Weights, wrong: Mapping[str, str]) -> None:
+        """Without a network only whole weights can be taken, and no manifest is written over one that differs."""
+        if self.hub.offline and (wrong or missing_files(self.cache, entry, weights)):
+            raise absent(self.cache, entry, weights, "Offline, so no connection was tried.", wrong)
 
     def _say_waiting(self) -> None:
         self.report.say("Another process is pulling these weights; waiting for it.")
 
-    async def _pull(self, entry: Entry, weights: Weights) -> Held:
-        work = _Work(self.cache.workplace(entry.id, weights.backend))
+    async def _pull(self, entry: Entry, weights: Weights, wrong: Mapping[str, str]) -> Held:
+        work = _Work(self.cache.workplace(entry.id, weights.backend), tuple(wrong))
         if self.hub.offline:
+            self._check_offline(entry, weights, wrong)
             return self._finish(self._adopted(entry, weights, work), work)
         work.open()
         try:
@@ -84,7 +102,8 @@ class Puller:
                 fetching = self._from_archive if weights.archive else self._from_hub
                 manifest = await fetching(client, entry, weights, work)
         except Unreachable as error:
-            raise absent(self.cache, entry, weights, f"There is no connection: {error}.") from error
+            why = f"There is no connection: {error}."
+            raise absent(self.cache, entry, weights, why, wrong) from error
         except Broken as error:
             raise ModelUnavailable(
                 f"The pull of {entry.id} was given up: {error}. What came is kept; run it again to go on."
@@ -187,6 +206,8 @@ class _Work:
     """The folder of a pull that is not done: whole files in ``files``, pieces and notes beside it."""
 
     folder: Path
+    wrong: tuple[str, ...] = ()
+    """Files of an earlier pull that are not any more what came then: nothing of them is used."""
 
     @property
     def files(self) -> Path:
@@ -205,7 +226,8 @@ class _Work:
         if place.is_dir():
             shutil.rmtree(self.files)
             place.rename(self.files)
-            (self.files / NAME).unlink(missing_ok=True)
+            for name in (NAME, *self.wrong):
+                (self.files / name).unlink(missing_ok=True)
 
     def keep_only(self, source: str, revision: str, files: tuple[RemoteFile, ...]) -> None:
         """Drop what is of no use for ``files``: other files, and those of another commit that have no digest."""
@@ -271,11 +293,24 @@ def missing_files(cache: ModelCache, entry: Entry, weights: Weights) -> list[str
     return _unmatched(weights, there)
 
 
-def absent(cache: ModelCache, entry: Entry, weights: Weights, why: str) -> ModelUnavailable:
-    """An error that says what is missing, where it belongs, and how it gets there without a network."""
+def absent(
+    cache: ModelCache, entry: Entry, weights: Weights, why: str, wrong: Mapping[str, str]
+) -> ModelUnavailable:
+    """An error that says what is missing or ``wrong``, where it belongs, and how it gets there."""
     place = cache.place(entry.id, weights.backend)
     missing = ", ".join(missing_files(cache, entry, weights))
     command = f"perch models pull {entry.id} --backend {weights.backend}"
+    if wrong:
+        return ModelUnavailable(
+            "\n".join(
+                [
+                    f"The {weights.backend} weights of {entry.id} are not as they were pulled. {why}",
+                    *(f"{place / name}: {how}." for name, how in wrong.items()),
+                    f"Where there is a network, this fetches anew what differs: {command}",
+                    f"Where there is none, copy {entry.id} again from where it was pulled into {cache.folder}.",
+                ]
+            )
+        )
     lines = [f"The {weights.backend} weights of {entry.id} are not here. {why}"]
     if missing:
         lines += [

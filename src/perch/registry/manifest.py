@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 NAME = "perch.json"
@@ -52,20 +52,59 @@ class Manifest:
 
 def read(folder: Path) -> Manifest | None:
     """The manifest of a folder that is whole: every file is there in its size. None if anything is amiss."""
+    manifest = written(folder)
+    try:
+        whole = manifest is not None and all(
+            (folder / name).stat().st_size == facts.size for name, facts in manifest.files.items()
+        )
+    except OSError:
+        return None
+    return manifest if whole else None
+
+
+def written(folder: Path) -> Manifest | None:
+    """The manifest in a folder, whether or not its files are as it says; None if there is none to be read."""
     try:
         manifest = _parse(json.loads((folder / NAME).read_text(encoding="utf-8")))
-        whole = all((folder / name).stat().st_size == facts.size for name, facts in manifest.files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return manifest if whole and manifest.files else None
+    return manifest if manifest.files else None
+
+
+def differences(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """The files that are not as the manifest says → in words, how they differ.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    found = ((name, _difference(folder / name, facts)) for name, facts in manifest.files.items())
+    return {name: how for name, how in found if how}
+
+
+def _difference(path: Path, facts: FileFacts) -> str:
+    if not path.is_file():
+        return "missing"
+    size = path.stat().st_size
+    if size != facts.size:
+        return f"{size} bytes instead of {facts.size}"
+    return "" if sha256_of(path) == facts.sha256 else "other content of the same size"
 
 
 def _parse(value: Any) -> Manifest:
     texts = {key: str(value[key]) for key in ("id", "backend", "source", "revision", "pulled")}
     files = {
-        name: FileFacts(int(facts["size"]), str(facts["sha256"])) for name, facts in value["files"].items()
+        _inside(name): FileFacts(int(facts["size"]), str(facts["sha256"]))
+        for name, facts in value["files"].items()
     }
     return Manifest(files=files, **texts)
+
+
+def _inside(name: str) -> str:
+    """``name``, which must not lead out of its folder: a manifest may come from anywhere, and a pull deletes."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(name)
+    return name
 
 
 def sha256_of(path: Path) -> str:
