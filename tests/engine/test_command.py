@@ -3,9 +3,11 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import grpc
 import psutil
@@ -135,6 +137,33 @@ async def test_what_cannot_work_is_said_in_one_line_and_status_1(
         ours = [line for line in stderr.decode().splitlines() if line.startswith("perch engine: ")]
         assert len(ours) == 1
         assert message in ours[0]
+
+
+async def test_a_port_that_is_taken_is_told_before_anything_is_loaded() -> None:
+    """Without a model that could be loaded, nothing but the port can be complained of first."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        async with command("--port", port, recogniser="whisper") as process:
+            async with asyncio.timeout(START_S):
+                _, stderr = await process.communicate()
+    assert process.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in stderr.decode()
+
+
+async def test_the_end_may_be_asked_for_while_a_model_is_loaded(tmp_path: Path) -> None:
+    tiny_onnx = pytest.importorskip("inference.parakeet.tiny_onnx")
+    model = ("--model", str(tiny_onnx.build_streaming(tmp_path / "tiny")))
+    async with command("--port", "0", *model) as process:
+        assert process.stderr is not None
+        async with asyncio.timeout(START_S):
+            while b"loading" not in await process.stderr.readline():
+                pass
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(START_S):
+            stdout, _ = await process.communicate()
+    assert (process.returncode, stdout) == (0, b"")
 
 
 async def test_with_the_embedded_recogniser_it_takes_its_workers_along_when_its_parent_ends() -> None:

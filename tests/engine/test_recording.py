@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -30,10 +31,10 @@ class Tones(ModelRecogniser):
 
 
 @asynccontextmanager
-async def engine(chunk_ms: int | None = None) -> AsyncIterator[tuple[EngineServer, Tones]]:
+async def engine(chunk_ms: int | None = None, **config: Any) -> AsyncIterator[tuple[EngineServer, Tones]]:
     recogniser = await Tones.start("tones", LoadOptions("nowhere", "tones", chunk_ms=chunk_ms), slots=1)
     try:
-        async with engine_over(recogniser) as server:
+        async with engine_over(recogniser, **config) as server:
             assert isinstance(recogniser, Tones)
             yield server, recogniser
     finally:
@@ -65,6 +66,32 @@ async def test_recordings_need_no_slot_and_streams_go_on_beside_them() -> None:
         for responses in recordings:
             assert "".join(texts(finals(responses))).split() == " ".join(UTTERANCES).split()
         assert "".join(texts(finals(await live.hang_up()))) in {"", "hello"}
+
+
+async def test_many_recordings_leave_room_for_streams_and_for_questions() -> None:
+    async with engine(recordings=2, spare_rpcs=2) as (server, _), stub_of(server) as stub:
+        open_ones = [Conversation(stub) for _ in range(2)]
+        for one in open_ones:
+            await one.configure(custom_configuration=AS_RECORDING)
+            await one.speak(tone_speech("one"))
+        late = Conversation(stub)
+        await late.configure(custom_configuration=AS_RECORDING)
+        code, details = await late.speak_until_it_ends(SPEECH)
+        assert code.name == "RESOURCE_EXHAUSTED"
+        assert "2 recordings" in details
+        assert (
+            await stub.GetRivaSpeechRecognitionConfig(asr.RivaSpeechRecognitionConfigRequest())
+        ).model_config
+        assert "".join(texts(finals(await recognise(stub, tone_speech("two"))))) == "two"
+        for one in open_ones:
+            assert "".join(texts(finals(await one.hang_up()))) in {"", "one"}
+        response = await stub.Recognize(
+            asr.RecognizeRequest(
+                config=asr.RecognitionConfig(sample_rate_hertz=16_000, language_code="en-US"),
+                audio=tone_speech("nine"),
+            )
+        )
+        assert texts(response.results) == ["nine"]
 
 
 async def test_a_recording_that_is_cancelled_leaves_nothing_behind() -> None:

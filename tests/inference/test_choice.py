@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from perch.errors import BadConfig
-from perch.inference.choice import Machine, best, named, passed_over
+from perch.inference.choice import Machine, candidates, named, passed_over
 from perch.registry.cache import ModelCache
 from perch.registry.catalogue import get
 from perch.registry.manifest import FileFacts, Manifest
@@ -67,14 +67,13 @@ def test_weights_that_are_passed_over_are_told_with_the_reason(cache: ModelCache
 
 
 def test_the_best_of_what_is_here_is_the_first_of_the_catalogue_that_can_be_run(cache: ModelCache) -> None:
-    assert best(cache, machine()) is None
+    def ids(machine: Machine) -> list[str]:
+        return [choice.entry.id for choice in candidates(cache, machine)]
+
+    assert ids(machine()) == []
     put(cache, "parakeet-0.6b", "nemo")
-    assert best(cache, machine()) is None
+    assert ids(machine()) == []
     put(cache, "nemotron-speech-streaming-en-0.6b", "sherpa-onnx")
-    choice = best(cache, machine())
-    assert choice is not None
-    assert choice.entry.id == "nemotron-speech-streaming-en-0.6b"
     put(cache, "parakeet-tdt-0.6b-v2", "sherpa-onnx")
-    assert (choice := best(cache, machine())) is not None
-    assert choice.entry.id == "parakeet-tdt-0.6b-v2"
-    assert best(cache, machine("nemo", cuda=True)).entry.id == "parakeet-0.6b"  # type: ignore[union-attr]
+    assert ids(machine()) == ["parakeet-tdt-0.6b-v2", "nemotron-speech-streaming-en-0.6b"]
+    assert ids(machine("nemo", cuda=True)) == ["parakeet-0.6b"]

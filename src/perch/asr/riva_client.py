@@ -120,7 +120,10 @@ class RivaASRClient(ASRClient):
         wanted = self._completed(config)
         failed: list[Endpoint] = []  # the one this stream saw fail last, to be tried after all others
         open_attempt = partial(self._attempt, wanted, stream_id, failed, recording=recording)
-        stream = ResumableStream(open_attempt, self._config.stream, state, watch=self._watch)
+        limits = self._config.stream
+        if recording:
+            limits = replace(limits, full_s=limits.recording_full_s)
+        stream = ResumableStream(open_attempt, limits, state, watch=self._watch)
         self._streams.add(stream)
         return stream
 

@@ -62,6 +62,8 @@ class StreamConfig:
     """Replayed audio is sent at most this many times faster than real time."""
     full_s: float = 1.0
     """How long to look for a free slot when every engine is full."""
+    recording_full_s: float = 60.0
+    """The same for a recording, which nobody speaks and waits for."""
     rotate_after_s: float = 3600.0
     """Age at which an attempt is replaced by a fresh one, at the end of an utterance."""
     settle_after_s: float = 15.0

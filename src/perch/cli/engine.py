@@ -2,17 +2,21 @@
 
 import argparse
 import asyncio
+import errno
 import logging
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from perch.cli.numbers import count
 from perch.errors import BadConfig, PerchError
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from perch.engine.config import ServerTls
     from perch.engine.server import EngineServer
     from perch.inference.choice import Choice, Machine
@@ -142,7 +146,10 @@ async def _serve(args: argparse.Namespace, ending: "_Ending") -> int:
         stop_grace_s=args.grace,
         idle_sequence_s=args.idle_sequence,
     )
-    recogniser = await _load(args)
+    _try_port(args.host, args.port)
+    recogniser = await _unless(ending.asked, _load(args))
+    if recogniser is None:
+        return 0
     try:
         server = EngineServer(recogniser, config)
         await server.start()
@@ -153,6 +160,36 @@ async def _serve(args: argparse.Namespace, ending: "_Ending") -> int:
     finally:
         await recogniser.aclose()
     return 0
+
+
+def _try_port(host: str, port: int) -> None:
+    """A port that is taken is told now, and not when a large model has been loaded.
+
+    Raises:
+        OSError: It cannot be listened on.
+    """
+    if not port:
+        return
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(address)
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:  # what else may be wrong, the server says
+                    raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+
+
+async def _unless(asked: asyncio.Event, loading: "Coroutine[Any, Any, Recogniser]") -> "Recogniser | None":
+    """The recogniser; None if the end was asked for before it was there."""
+    task, end = asyncio.create_task(loading), asyncio.create_task(asked.wait())
+    try:
+        await asyncio.wait({task, end}, return_when=asyncio.FIRST_COMPLETED)
+        return await task if task.done() else None
+    finally:
+        for one in (task, end):
+            one.cancel()
+        await asyncio.wait({task, end})
 
 
 class _Ending:
@@ -193,9 +230,14 @@ async def _load(args: argparse.Namespace) -> "Recogniser":
         return await _load_model(args, _choice(args))
     if args.recogniser != "auto":
         return await load_recogniser(args.recogniser, slots=args.slots)
-    if (choice := _best(args)) is not None:
-        return await _load_model(args, choice)
-    return await load_recogniser("embedded", slots=args.slots, instead=_passed_over(args))
+    reasons = [_passed_over(args)]
+    for choice in _candidates(args):
+        try:
+            return await _load_model(args, choice)
+        except BadConfig as error:
+            logging.getLogger(__name__).warning("%s is passed over: %s", choice.entry.id, error.message)
+            reasons.append(error.message)
+    return await load_recogniser("embedded", slots=args.slots, instead=" ".join(filter(None, reasons)))
 
 
 async def _load_model(args: argparse.Namespace, choice: "Choice | None") -> "Recogniser":
@@ -231,10 +273,10 @@ def _choice(args: argparse.Namespace) -> "Choice | None":
     return None
 
 
-def _best(args: argparse.Namespace) -> "Choice | None":
-    from perch.inference.choice import best
+def _candidates(args: argparse.Namespace) -> "list[Choice]":
+    from perch.inference.choice import candidates
 
-    return best(_cache(args), _machine(args))
+    return candidates(_cache(args), _machine(args))
 
 
 def _passed_over(args: argparse.Namespace) -> str:

@@ -25,8 +25,10 @@ class EngineConfig:
     accept_any_model: bool = True
     max_message_bytes: int = 64 * 1024 * 1024
     """Of one request: a whole file for ``Recognize``."""
+    recordings: int | None = None
+    """Recordings at the same time, which take no slot; None is as many as keep the recogniser busy."""
     spare_rpcs: int = 64
-    """Calls at the same time beyond the slots: health checks, model lists, refusals under way."""
+    """Calls at the same time beyond slots and recordings: health checks, model lists, refusals under way."""
     voice_timeout_s: float = 30.0
     """Longest wait for any one answer of the recogniser."""
     stop_grace_s: float = 5.0

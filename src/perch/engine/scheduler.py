@@ -6,8 +6,8 @@ counted is what the recogniser holds. A caller who is cancelled, fails or never 
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from perch.core.speech import RecognitionConfig
 from perch.engine.voice import TimedVoice, in_time
@@ -17,6 +17,38 @@ from perch.inference.recogniser import Recogniser, Voice
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1.0
+
+
+class Room:
+    """Room for so many at a time, counted exactly. One per process.
+
+    Args:
+        most: How many there is room for.
+        what: What they are, for whoever comes too late.
+    """
+
+    def __init__(self, most: int, what: str) -> None:
+        self.most = most
+        self._what = what
+        self._taken = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """A place, for as long as the block lasts.
+
+        Raises:
+            EngineFull: Every place is taken.
+        """
+        if self._taken >= self.most:
+            raise EngineFull(
+                f"This engine has {self.most} {self._what} at work, and no room for more; try again shortly.",
+                retry_after=RETRY_AFTER_S,
+            )
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
 
 
 class Scheduler:

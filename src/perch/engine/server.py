@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection
 
 from perch.engine.config import EngineConfig, ServerTls
 from perch.engine.health import HealthServicer
-from perch.engine.scheduler import Scheduler
+from perch.engine.scheduler import Room, Scheduler
 from perch.engine.service import RecognitionService
 from perch.inference.recogniser import Recogniser
 from perch.riva.proto import SERVICE, asr_grpc
@@ -37,6 +37,7 @@ class EngineServer:
         self.scheduler = Scheduler(
             recogniser, slots=_slots(recogniser, self._config), timeout_s=self._config.voice_timeout_s
         )
+        self._recordings = Room(_recordings(recogniser, self._config), "recordings")
         self.port = 0
 
     async def start(self) -> int:
@@ -80,11 +81,9 @@ class EngineServer:
     def _build(self) -> Any:
         server = grpc.aio.server(
             options=_options(self._config),
-            maximum_concurrent_rpcs=self.scheduler.slots
-            + self._recogniser.capabilities.recordings
-            + self._config.spare_rpcs,
+            maximum_concurrent_rpcs=self.scheduler.slots + self._recordings.most + self._config.spare_rpcs,
         )
-        service = RecognitionService(self._recogniser, self.scheduler, self._config)
+        service = RecognitionService(self._recogniser, self.scheduler, self._recordings, self._config)
         asr_grpc.add_RivaSpeechRecognitionServicer_to_server(service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection([SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME], server)
@@ -119,6 +118,11 @@ def _address(host: str, port: int) -> str:
 def _slots(recogniser: Recogniser, config: EngineConfig) -> int:
     available = recogniser.capabilities.slots
     return available if config.slots is None else min(config.slots, available)
+
+
+def _recordings(recogniser: Recogniser, config: EngineConfig) -> int:
+    """Some are between two utterances while others are recognised."""
+    return max(16, 4 * recogniser.capabilities.recordings) if config.recordings is None else config.recordings
 
 
 def _credentials(tls: ServerTls) -> Any:

@@ -20,7 +20,7 @@ from perch.engine.catalogue import Catalogue
 from perch.engine.config import EngineConfig
 from perch.engine.idle import IdleSequence
 from perch.engine.recording import RecordingStream
-from perch.engine.scheduler import Scheduler
+from perch.engine.scheduler import Room, Scheduler
 from perch.engine.stream import RecognitionStream
 from perch.engine.voice import TimedDetector, TimedVoice
 from perch.errors import BadMessage, InternalError, PerchError
@@ -38,10 +38,13 @@ Stream = RecognitionStream | RecordingStream
 class RecognitionService(asr_grpc.RivaSpeechRecognitionServicer):  # type: ignore[misc] # untyped stubs
     """``RivaSpeechRecognition`` over one recogniser."""
 
-    def __init__(self, recogniser: Recogniser, scheduler: Scheduler, config: EngineConfig) -> None:
+    def __init__(
+        self, recogniser: Recogniser, scheduler: Scheduler, recordings: Room, config: EngineConfig
+    ) -> None:
         self._recogniser = recogniser
         self._scheduler = scheduler
         self._config = config
+        self._recordings = recordings
         self._catalogue = Catalogue(recogniser.capabilities, accept_any_model=config.accept_any_model)
 
     async def StreamingRecognize(self, requests: AsyncIterator[Any], context: Any) -> None:  # noqa: N802 the name of the RPC
@@ -93,8 +96,9 @@ class RecognitionService(asr_grpc.RivaSpeechRecognitionServicer):  # type: ignor
         decoder = RivaDecoder(convert.audio_from_proto(message))  # refused before a slot is taken
         recogniser = self._recogniser
         if is_recording and isinstance(recogniser, RecordingRecogniser):
-            async with aclosing(self._recording(recogniser, decoder, config)) as recording:
-                yield recording
+            with self._recordings.one():
+                async with aclosing(self._recording(recogniser, decoder, config)) as recording:
+                    yield recording
             _report(recording)
             return
         async with self._scheduler.lease(config) as voice:

@@ -48,18 +48,19 @@ def named(entry: Entry, cache: ModelCache, machine: Machine, *, backend: str | N
     return Choice(entry, usable[0].backend, usable[0].path)
 
 
-def best(cache: ModelCache, machine: Machine) -> Choice | None:
-    """The best of all models whose weights are here and can be run; None if there is none."""
-    for entry in CATALOGUE:
-        if usable := _usable(entry, cache.find(entry), machine):
-            return Choice(entry, usable[0].backend, usable[0].path)
-    return None
+def candidates(cache: ModelCache, machine: Machine) -> list[Choice]:
+    """All models whose weights are here and can be run, the best first."""
+    return [
+        Choice(entry, one.backend, one.path)
+        for entry in CATALOGUE
+        for one in _usable(entry, cache.find(entry), machine)
+    ]
 
 
 def passed_over(cache: ModelCache, machine: Machine) -> str:
-    """Why none of the weights that are here can be run; nothing if there are none."""
-    held = [one for entry in CATALOGUE for one in cache.find(entry)]
-    return " ".join(_obstacle(one, machine) for one in held)
+    """Why weights that are here cannot be run; nothing if there are none such."""
+    held = [(one, _usable(entry, [one], machine)) for entry in CATALOGUE for one in cache.find(entry)]
+    return " ".join(_obstacle(one, machine) for one, usable in held if not usable)
 
 
 def _usable(entry: Entry, held: Sequence[Held], machine: Machine) -> list[Held]:

@@ -67,6 +67,8 @@ class EngineMonitor:
         before = self.state
         try:
             self.state = self._answered(tuple(await self._client.models()))
+        except errors.EngineFull as error:  # so it is there
+            self.state = replace(before, problem=error if isinstance(before.problem, _Unasked) else None)
         except errors.PerchError as error:
             self.state = replace(before, problem=error)
         self._metrics.set_engine_ready(self.state.ready)

@@ -15,6 +15,7 @@ from perch.audio.tones import synthesise
 from perch.core.audio import RATE, samples_to_bytes
 from perch.core.speech import RecognitionConfig
 from perch.errors import BadConfig, EngineFailed, EngineFull
+from perch.inference.parakeet import process
 from perch.inference.parakeet.model import LoadOptions
 from perch.inference.parakeet.recogniser import ModelRecogniser
 
@@ -49,6 +50,24 @@ async def recognise(recogniser: ModelRecogniser, text: str, cut: int) -> tuple[l
     final = await voice.finish()
     await voice.aclose()
     return partials, final.text
+
+
+async def test_a_process_that_hangs_is_replaced_though_nobody_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process, "PING_EVERY", 0.1)
+    monkeypatch.setattr(process, "HANG_DEADLINE", 0.5)
+    recogniser = await ModelRecogniser.start("tones", options(), slots=1)
+    try:
+        hung = recogniser.pid
+        os.kill(hung, signal.SIGSTOP)
+        async with asyncio.timeout(30):
+            assert "status -9" in await recogniser.wait_unhealthy()
+            await recogniser.wait_healthy()
+        assert recogniser.pid != hung
+        assert (await recognise(recogniser, "two", 5120))[1] == "two"
+    finally:
+        await recogniser.aclose()
 
 
 async def test_streams_side_by_side_are_recognised_apart(recogniser: ModelRecogniser) -> None:

@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import asdict
 from typing import Any, cast
 
+from perch.core.audio import samples_to_seconds
 from perch.errors import BadConfig, EngineFailed
 from perch.inference.parakeet import wire
 from perch.inference.parakeet.model import Facts, LoadOptions
@@ -23,6 +24,15 @@ _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """What a model's process has in its environment unless the operator says otherwise. OpenMP's threads, which
 PyTorch computes with, otherwise spin while they wait for each other, and where another process needs one
 of the cores a step takes ten times as long."""
+
+PING_EVERY = 5.0
+"""Seconds between two questions whether the process still answers."""
+
+HANG_DEADLINE = 20.0
+"""Seconds for the answer, beside the longest piece that a step may be of; then the process hangs."""
+
+_NOBODY = 0
+"""The number that no utterance has."""
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +114,7 @@ class ModelProcess:
         self._reading = asyncio.create_task(self._read_errors(), name="model-stderr")
         self._next_key = 1
         self._loaded: wire.Loaded
+        self._watching: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int:
@@ -141,6 +152,7 @@ class ModelProcess:
         try:
             async with asyncio.timeout(LOAD_DEADLINE):
                 started._loaded = await line.loaded()
+            started._watching = asyncio.create_task(started._watch(), name="model-watch")
         except TimeoutError:
             await started.aclose()
             raise EngineFailed(f"The model did not load within {LOAD_DEADLINE:.0f} seconds.") from None
@@ -166,7 +178,7 @@ class ModelProcess:
 
         Raises:
             EngineFailed: The utterance cannot go on, the process ended, or it did not answer within
-                ``deadline`` seconds; then it is of no use any more and is killed.
+                ``deadline`` seconds.
         """
         answer = self._line.expect(key)
         self._line.send(kind, key, pcm)
@@ -174,7 +186,6 @@ class ModelProcess:
             async with asyncio.timeout(deadline):
                 kind, body = await answer
         except TimeoutError:
-            self._process.kill()
             raise EngineFailed(f"The model did not answer within {deadline:.0f} seconds.") from None
         finally:
             self._line.forget(key)
@@ -199,6 +210,9 @@ class ModelProcess:
 
     async def aclose(self) -> None:
         """End the process; requests under way fail."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
         self._line.close(EngineFailed("The model is closed."))
         try:
             async with asyncio.timeout(STOP_DEADLINE):
@@ -207,6 +221,25 @@ class ModelProcess:
             self._process.kill()
             await self._process.wait()
         await self._reading
+
+    async def _watch(self) -> None:
+        """Kill a process that hangs, whether or not anybody waits for it: only its end is noticed and mended."""
+        facts = self.facts
+        longest = facts.chunk if facts.mode == "cache-aware" else facts.longest
+        patience = HANG_DEADLINE + samples_to_seconds(longest)
+        while True:
+            await asyncio.sleep(PING_EVERY)
+            answer = self._line.expect(_NOBODY)
+            self._line.send(wire.PING, _NOBODY, b"")
+            try:
+                async with asyncio.timeout(patience):
+                    await answer
+            except TimeoutError:
+                log.warning("the model's process has not answered for %.0f seconds and is killed", patience)
+                self._process.kill()
+                return
+            except EngineFailed:  # it has ended
+                return
 
     async def _read_errors(self) -> None:
         errors = self._process.stderr
