@@ -1,7 +1,9 @@
 """Parakeet by transformers: what the library's own plain loop says, for many streams at once."""
 
 import itertools
-from collections.abc import Sequence
+import math
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from perch.core.speech import RecognitionConfig
 from perch.errors import BadConfig, EngineFailed
 from perch.inference.parakeet.model import Audio, LoadOptions, Model, Piece, Token
 from perch.inference.parakeet.recogniser import ModelRecogniser
+from perch.inference.parakeet.slot_store import SlotStore
 from perch.inference.parakeet.transformers import load
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -214,6 +217,54 @@ def test_a_broken_checkpoint_is_named(folders: dict[str, Path], tmp_path: Path) 
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(BadConfig, match="holds a bert model"):
         load(options(tmp_path))
+
+
+def test_more_slots_need_no_room_beside_the_fewer(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streams to try are doubled, so with the old rows kept a third of the memory could not be used."""
+    model: Any = load(options(folders["streaming"]))
+    memory = _Memory(SlotStore.zeros)
+
+    def zeros(store: SlotStore, shape: Sequence[int]) -> Any:
+        return memory.zeros(store, shape)
+
+    monkeypatch.setattr(SlotStore, "zeros", zeros)
+    model.reserve(4)
+    memory.most = memory.used + memory.used // 2
+    model.reserve(6)
+    with pytest.raises(MemoryError, match="7 streams"):
+        model.reserve(7)
+    model.reserve(6)
+    with pytest.raises(MemoryError, match="7 streams"):
+        model.reserve(7)
+    state = model.begin()  # there is a slot still
+    said = [
+        model.step([Piece(state, audio, last)])[0] for audio, last in pieces_of(sound(2.0), model.facts.chunk)
+    ]
+    monkeypatch.undo()
+    assert list(itertools.chain.from_iterable(said)) == recognise(model, [sound(2.0)])[0]
+
+
+class _Memory:
+    """Of a device: ``most`` numbers, of which those of tensors that are alive are used."""
+
+    def __init__(self, zeros: Callable[[SlotStore, Sequence[int]], Any]) -> None:
+        self.most = math.inf
+        self.used = 0
+        self._zeros = zeros
+
+    def zeros(self, store: SlotStore, shape: Sequence[int]) -> Any:
+        size = math.prod(shape)
+        if self.used + size > self.most:
+            raise store.torch.OutOfMemoryError
+        self.used += size
+        tensor = self._zeros(store, shape)
+        weakref.finalize(tensor, self._give_back, size)
+        return tensor
+
+    def _give_back(self, size: int) -> None:
+        self.used -= size
 
 
 async def test_in_its_process_it_learns_its_slots_and_recognises(folders: dict[str, Path]) -> None:

@@ -33,16 +33,21 @@ class Trial:
     seconds: float
 
 
-def calibrate(model: Model, *, most: int, report: Report) -> int:
-    """Streams at the same time, from 1 to ``most``. What the model has room for is for its caller to say."""
+def calibrate(model: Model, *, most: int, besides: int, report: Report) -> int:
+    """Streams at the same time, from 1 to ``most``, that fit beside so many utterances of recordings.
+
+    Those are not stepped, but have their room in every trial. At least 1, whether or not that fits: to make
+    the room that is served with is for the caller.
+    """
     length = model.facts.chunk or WHOLE
     limit = BUDGET * length / RATE
     trials: list[Trial] = []
     streams = 1
     while streams <= most:
         try:
-            trials.append(Trial(streams, _time(model, streams, length)))
+            trials.append(Trial(streams, _time(model, streams, besides, length)))
         except MemoryError:
+            report(f"calibrating: there is no memory for {streams} streams")
             break
         report(
             f"calibrating: {streams} streams in {trials[-1].seconds * 1000:.0f} ms, limit {limit * 1000:.0f} ms"
@@ -69,10 +74,10 @@ def carried(trials: list[Trial], limit: float) -> int:
     return best.streams + int(share * (over[0].streams - best.streams))
 
 
-def _time(model: Model, streams: int, length: int) -> float:
+def _time(model: Model, streams: int, besides: int, length: int) -> float:
     """Seconds of a step, the median of some after one that warms up."""
     noise = np.random.default_rng(0).normal(0.0, 0.02, length).astype(np.float32)
-    model.reserve(streams)
+    model.reserve(streams + besides)
     if model.facts.chunk == 0:
         return _median(
             [_step(model, [model.begin() for _ in range(streams)], noise, last=True) for _ in range(2)]

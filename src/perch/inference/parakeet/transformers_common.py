@@ -32,6 +32,11 @@ def has_punctuation(pieces: Sequence[str]) -> bool:
     return any(piece.strip(WORD_START) == "." for piece in pieces)
 
 
+_FULL = ("not enough memory", "can't allocate memory", "_ALLOC_FAILED", "out of memory")
+"""What PyTorch's plain ``RuntimeError`` says where memory runs out: its CPU allocator, cuBLAS and cuDNN, the
+CUDA driver."""
+
+
 @contextmanager
 def computing(torch: Any) -> Iterator[None]:
     """Without gradients; memory that runs out is ``MemoryError``, on whatever device."""
@@ -41,3 +46,7 @@ def computing(torch: Any) -> Iterator[None]:
     except torch.OutOfMemoryError as problem:
         torch.cuda.empty_cache()
         raise MemoryError("The GPU's memory is full.") from problem
+    except RuntimeError as problem:
+        if any(words in str(problem) for words in _FULL):
+            raise MemoryError("There is not enough memory.") from problem
+        raise

@@ -9,6 +9,7 @@ What the encoder is fed is in ``chunking``.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,9 +84,16 @@ class StreamingModel:
         return self._facts
 
     def reserve(self, slots: int) -> None:
-        with computing(self._torch):
-            self._store = SlotStore(self._torch, self._network, slots=slots)
-        self._free = list(range(slots))
+        if hasattr(self, "_store"):
+            del self._store  # the old one goes first: both may not fit
+        self._free = []
+        for count in (slots, 1):  # after a failure there is one slot, so that fewer can be tried
+            with suppress(MemoryError), computing(self._torch):
+                self._store = SlotStore(self._torch, self._network, slots=count)
+                self._free = list(range(count))
+                break
+        if len(self._free) < slots:
+            raise MemoryError(f"There is not enough memory for {slots} streams.")
 
     def begin(self) -> _State:
         if not self._free:

@@ -24,7 +24,7 @@ from perch.errors import EngineFailed, PerchError
 from perch.inference.parakeet import wire
 from perch.inference.parakeet.backends import backend
 from perch.inference.parakeet.batcher import Batcher, Due
-from perch.inference.parakeet.calibrate import calibrate
+from perch.inference.parakeet.calibrate import Report, calibrate
 from perch.inference.parakeet.model import LoadOptions, Model, Piece, Token
 from perch.inference.parakeet.words import recognition, text_of
 
@@ -164,10 +164,29 @@ def _load(
     model = backend(name)(options)
     _keep_freed_memory()
     kind = _kind(model.facts.device)
+    recordings = _RECORDINGS[kind]
     if slots is None:
-        slots = calibrate(model, most=_MOST_SLOTS[kind], report=report)
-    model.reserve(slots + _RECORDINGS[kind])
-    return model, wire.Loaded(model.facts, slots, _RECORDINGS[kind])
+        slots = calibrate(model, most=_MOST_SLOTS[kind], besides=recordings, report=report)
+    slots = _reserve(model, slots, besides=recordings, report=report)
+    return model, wire.Loaded(model.facts, slots, recordings)
+
+
+def _reserve(model: Model, slots: int, *, besides: int, report: Report) -> int:
+    """Make room for as many of ``slots`` streams as fit beside so many recordings, and return how many.
+
+    Raises:
+        MemoryError: There is not even room for one.
+    """
+    while True:
+        try:
+            model.reserve(slots + besides)
+        except MemoryError:
+            if slots == 1:
+                raise
+            report(f"There is no memory for {slots} streams; trying {slots // 2}.")
+        else:
+            return slots
+        slots //= 2
 
 
 def _refusal(problem: Exception) -> bytes:
