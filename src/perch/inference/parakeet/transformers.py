@@ -42,16 +42,42 @@ def _read(torch: Any, transformers: Any, options: LoadOptions, device: str) -> t
     try:
         kind = _served(transformers.AutoConfig.from_pretrained(options.path, local_files_only=True), options)
         processor = transformers.AutoProcessor.from_pretrained(options.path, local_files_only=True)
-        network = getattr(transformers, _CLASSES[kind]).from_pretrained(
-            options.path, local_files_only=True, dtype=dtype_of(torch, options, device)
+        network, loading = getattr(transformers, _CLASSES[kind]).from_pretrained(
+            options.path,
+            local_files_only=True,
+            dtype=dtype_of(torch, options, device),
+            ignore_mismatched_sizes=True,  # the library's own error names none of them; ours does
+            output_loading_info=True,
         )
+        _check_fit(network, loading, options.path)
         return kind, network.to(device).eval(), processor
     except torch.OutOfMemoryError as problem:
         raise EngineFailed("The GPU's memory is not enough for the model: try a smaller one.") from problem
-    except PerchError:
+    except (PerchError, MemoryError):  # the second has no text; whoever starts the process has words for it
         raise
     except Exception as problem:  # whatever libraries raise for whatever is broken in a folder
-        raise EngineFailed(f"The model in {options.path} cannot be loaded: {problem}") from problem
+        told = str(problem) or type(problem).__name__
+        raise EngineFailed(f"The model in {options.path} cannot be loaded: {told}") from problem
+
+
+def _check_fit(network: Any, loading: Any, path: str) -> None:
+    """That every weight of ``network`` came from the checkpoint: the library makes up what did not.
+
+    Raises:
+        EngineFailed: One did not; the first is named.
+    """
+    misfits = {
+        name: f"{name} has the shape {list(has)} instead of {list(wanted)}"
+        for name, has, wanted in loading["mismatched_keys"]
+    }
+    absent = set(loading["missing_keys"]) & {name for name, _ in network.named_parameters()}
+    misfits |= {name: f"{name} is missing" for name in absent}
+    if misfits:
+        more = f", and {len(misfits) - 1} more" if len(misfits) > 1 else ""
+        raise EngineFailed(
+            f"The weights in {path} do not fit its config.json: {misfits[min(misfits)]}{more}. Pull them again, "
+            "both from the same place."
+        )
 
 
 def _served(config: Any, options: LoadOptions) -> str:
