@@ -53,6 +53,7 @@ class Attempt:
         nothing_new: bytes = b"",
         on_answered: Callable[[], None] = lambda: None,
     ) -> None:
+        self.requests = -1  # the first is the configuration, which is not answered
         self.responses = 0
         self.on_idle: Callable[[], None] = lambda: None
         self._call = call
@@ -98,6 +99,7 @@ class Attempt:
         return True
 
     def _written(self) -> None:
+        self.requests += 1
         self._written_at = time.monotonic()
         if self._waiting_since is None:
             self._waiting_since = self._written_at

@@ -83,6 +83,16 @@ class ASRStream(Protocol):
         """When the engine last answered anything, by ``time.monotonic()``; 0 before its first answer."""
         ...
 
+    @property
+    def answers(self) -> int:
+        """How often an engine has answered, whatever it said."""
+        ...
+
+    @property
+    def unanswered(self) -> int:
+        """Requests that the engine has and has not answered. Riva answers each one, often with nothing."""
+        ...
+
     async def room(self, samples: int) -> None:
         """Wait until the engine is less than ``samples`` behind."""
         ...

@@ -85,6 +85,8 @@ class MockStream:
 
     lag = 0
     answered_at = 0.0
+    answers = 0
+    unanswered = 0
 
     def __init__(self, state: StreamState | None = None) -> None:
         self._transcriber = MockTranscriber(0 if state is None else state.start)

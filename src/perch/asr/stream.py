@@ -122,6 +122,8 @@ class ResumableStream:
         self._partial: Hypothesis | None = None
         self._partial_since = 0.0
         self.answered_at = 0.0
+        self.answers = 0
+        self._current: Attempt | None = None
         self._replay_until = self._window.end
 
     @property
@@ -158,6 +160,10 @@ class ResumableStream:
     def state(self) -> StreamState:
         start = self._window.rewind()
         return StreamState(start, self._window.unfinalised())
+
+    @property
+    def unanswered(self) -> int:
+        return 0 if self._current is None else max(0, self._current.requests - self._current.responses)
 
     async def room(self, samples: int) -> None:
         while self._window.waiting >= samples:
@@ -214,12 +220,14 @@ class ResumableStream:
         """Write and read until the end of the stream, or until it is time for another attempt."""
         timeline = Timeline(self._begin(deliver))
         attempt.on_idle = self._wake
+        self._current = attempt
         writing = asyncio.create_task(self._write(attempt, timeline))
         writing.add_done_callback(lambda task: _abort_if_broken(attempt, task))
         oldest = time.monotonic() + self._config.rotate_after_s
         try:
             while (hypotheses := await attempt.read()) is not None:
                 self.answered_at = time.monotonic()
+                self.answers += 1
                 for hypothesis in hypotheses:
                     self._hear(_placed(hypothesis, timeline), deliver)
                     if hypothesis.is_final and time.monotonic() > oldest and not self._ended:

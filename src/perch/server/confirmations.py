@@ -19,6 +19,8 @@ _QUIET_S = 0.7
 """An engine that has answered nothing for so long has nothing to say."""
 _SETTLED_S = 2.0
 """Nor has one that answers, but of no utterance, for so long."""
+_BUSY_S = 5.0
+"""One that has not answered every request up to the mark is at work on them, but not for so long."""
 _DEADLINE_S = 15.0
 """An engine that owes a final and is silent for so long will not say it soon; the client must not wait for ever."""
 _NEAR = RATE // 10
@@ -67,13 +69,19 @@ class Confirmations:
         self, mark: int, streams: Sequence[ASRStream], transcripts: Sequence[Transcript]
     ) -> None:
         since = settled_since = time.monotonic()
+        due = [stream.answers + stream.unanswered for stream in streams]
         while True:
             now = time.monotonic()
             owed = any(transcript.owes_before(mark) for transcript in transcripts)
+            is_busy = any(stream.answers < answers for stream, answers in zip(streams, due, strict=True))
             quiet_s = now - max(since, *(stream.answered_at for stream in streams))
-            if owed:
+            if owed or is_busy:
                 settled_since = now
-            elif self._listened >= mark - _NEAR or quiet_s >= _QUIET_S or now - settled_since >= _SETTLED_S:
+            if not owed and (
+                self._listened >= mark - _NEAR
+                or quiet_s >= (_BUSY_S if is_busy else _QUIET_S)
+                or now - settled_since >= _SETTLED_S
+            ):
                 return
             if quiet_s >= _DEADLINE_S:
                 return
