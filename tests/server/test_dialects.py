@@ -11,12 +11,14 @@ import aiohttp
 import numpy as np
 import pytest
 
-from engines import LONG_PAUSE, scripted_engine
+from engines import LONG_PAUSE, engine_over, scripted_engine
 from gateways import DEADLINE_S, Gateway, cut, gateway, transcribe
 from perch.asr.mock import MockASRClient
 from perch.asr.riva_client import RivaASRClient, RivaConfig
 from perch.audio.tones import synthesise
 from perch.core.messages import Backend
+from perch.core.speech import RecognitionConfig
+from perch.inference.scripted import ScriptedRecogniser, ScriptedVoice
 from perch.server.config import GatewayConfig
 from perch.server.lifecycle import drain
 
@@ -233,6 +235,26 @@ async def test_without_turn_detection_each_commit_gets_its_transcript_even_an_em
             ]
             items.append(events[-1]["item_id"])
         assert len(set(items)) == 3
+
+
+class Slow(ScriptedRecogniser):
+    """Takes a while to begin with a stream, as one does whose machine is busy."""
+
+    async def open(self, config: RecognitionConfig) -> ScriptedVoice:
+        await asyncio.sleep(1.5)
+        return await super().open(config)
+
+
+async def test_a_commit_waits_for_an_engine_that_has_not_answered_yet() -> None:
+    form = {"type": "audio/pcm", "rate": 16_000}
+    async with engine_over(Slow()) as engine:
+        client = RivaASRClient(RivaConfig(endpoints=(engine.address,), backend=Backend("engine")))
+        async with gateway(client) as at, connected(at, "/openai/v1/realtime") as socket:
+            await socket.send_json(ga(format=form, turn_detection=None))
+            await socket.send_json(append(synthesise(["hello bird"])))
+            await socket.send_json({"type": "input_audio_buffer.commit"})
+            events = await until(socket, type=f"{TRANSCRIPTION}.completed")
+    assert events[-1]["transcript"] == "hello bird"
 
 
 async def test_the_beta_has_its_own_names() -> None:
