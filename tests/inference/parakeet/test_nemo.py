@@ -14,6 +14,8 @@ pytest.importorskip("nemo", reason="NeMo is not installed")
 from bench.random_nemo import Kind
 from bench.talkative import babble
 
+from inference.parakeet import retrying
+from inference.parakeet.retrying import FailsOnce
 from inference.parakeet.tiny_nemo import build, by_nemo, encoder_frames, restored, streamed_by_nemo
 from perch.errors import BadConfig, EngineFailed
 from perch.inference.parakeet.model import Audio, LoadOptions, Model, Piece, Token
@@ -144,6 +146,34 @@ def test_streams_at_different_points_do_not_disturb_each_other(files: dict[str, 
         told[1] += added[0]
         told[0] += added[1] if len(added) > 1 else []
     assert told == alone
+
+
+@pytest.mark.parametrize(
+    ("place", "call", "lost"),
+    [("_encode", 1, ()), ("_encode", 2, (2,)), ("decode", 2, (2,)), ("keep", 2, (0, 1, 2))],
+)
+def test_a_step_that_fails_half_way_fails_those_it_had_advanced_and_no_others(
+    files: dict[str, Path], place: str, call: int, lost: tuple[int, ...]
+) -> None:
+    """The last stream begins while the others are under way, and in a step beginners go first."""
+    model: Any = load(options(files["streaming"], chunk_ms=160))
+    sounds, begins = audios()[::2] + audios()[3:], (0, 0, 3)
+    alone = [recognise(model, [audio])[0] for audio in sounds]
+    failures: list[FailsOnce] = []
+
+    def before_step(step: int) -> None:
+        if step == begins[-1]:
+            owner = {"_encode": model, "decode": model._transducer, "keep": model._store}[place]
+            failures.append(FailsOnce(getattr(owner, place)))
+            failures[0].fail(call)
+            setattr(owner, place, failures[0])
+
+    said = retrying.recognise(model, sounds, begins, before_step)
+    assert failures[0].has_failed
+    assert [None if tokens is None else texts(tokens) for tokens in said] == [
+        None if stream in lost else texts(tokens) for stream, tokens in enumerate(alone)
+    ]
+    assert all(alone)
 
 
 def test_a_slot_is_clean_for_the_next_utterance(files: dict[str, Path]) -> None:

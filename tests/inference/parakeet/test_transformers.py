@@ -20,6 +20,8 @@ from perch.inference.parakeet.transformers import load
 pytest.importorskip("torch", reason="PyTorch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
 
+from inference.parakeet import retrying
+from inference.parakeet.retrying import FailsOnce
 from inference.parakeet.tiny_transformers import BLANK, PIECES, build
 
 KINDS = ("ctc", "rnnt", "tdt", "streaming")
@@ -217,6 +219,46 @@ def test_a_broken_checkpoint_is_named(folders: dict[str, Path], tmp_path: Path) 
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(BadConfig, match="holds a bert model"):
         load(options(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("place", "call", "lost"),
+    [
+        ("encoder", 1, ()),
+        ("encoder", 2, (2, 3)),
+        ("decoder", 1, ()),
+        ("decoder", 2, (2, 3)),
+        ("rows", 1, (2, 3)),
+        ("rows", 2, (0, 1, 2, 3)),
+    ],
+)
+def test_a_step_that_fails_half_way_fails_those_it_had_advanced_and_no_others(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, place: str, call: int, lost: tuple[int, ...]
+) -> None:
+    """Streams 2 and 3 begin while 0 and 1 are under way, and in a step beginners go first: audio that they have
+    taken must not be taken again. Nobody else has to notice."""
+    model: Any = load(options(folders["streaming"], chunk_ms=160))
+    audios, begins = [sound(2.0), sound(1.3)[::-1].copy(), sound(1.1), sound(0.9)[::-1].copy()], (0, 0, 4, 4)
+    alone = [recognise(model, [audio])[0] for audio in audios]
+    owner, name = {
+        "encoder": (model._network.encoder.subsampling, "forward"),
+        "decoder": (model._transducer, "decode"),
+        "rows": (SlotStore, "write"),
+    }[place]
+    failing = FailsOnce(getattr(owner, name))
+
+    def failing_call(*arguments: Any, **named: Any) -> Any:
+        return failing(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, failing_call)
+    said = retrying.recognise(
+        model, audios, begins, lambda step: failing.fail(call) if step == begins[-1] else None
+    )
+    assert failing.has_failed
+    assert [None if tokens is None else texts(tokens) for tokens in said] == [
+        None if stream in lost else texts(tokens) for stream, tokens in enumerate(alone)
+    ]
+    assert all(alone)
 
 
 def test_more_slots_need_no_room_beside_the_fewer(

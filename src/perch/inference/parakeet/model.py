@@ -105,8 +105,9 @@ class Model(Protocol):
     def step(self, pieces: Sequence[Piece]) -> list[list[Token]]:
         """Take every piece, in one forward pass as far as possible; the tokens each one added.
 
-        If it raises, no state has changed, and the worker tries the pieces one at a time: a piece that
-        cannot be taken fails its own stream only.
+        If it raises, the worker tries the pieces one at a time: a piece that cannot be taken fails its own
+        stream only. A state that has changed although the step failed raises from then on, so that no audio
+        is taken twice; all others are as they were.
         """
         ...
 

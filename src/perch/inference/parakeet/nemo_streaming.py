@@ -45,6 +45,8 @@ class _State:
     features: int = 0
     frames: int = 0
     is_spoiled: bool = False
+    """Its rows are, or may be, ahead of its audio: true from the first write of a step until the step has
+    succeeded, so after one that failed."""
 
 
 @dataclass(slots=True)
@@ -61,6 +63,16 @@ class _Work:
         return self.state.features < self.total
 
 
+@dataclass(slots=True)
+class _Caches:
+    """The encoder's state of the streams of one batch, copied out of their rows."""
+
+    channel: Tensor
+    time: Tensor
+    filled: Tensor
+    features: Tensor
+
+
 class _Store:
     """The rows of all slots."""
 
@@ -75,10 +87,13 @@ class _Store:
         self.features = torch.zeros(shape, device=parameter.device)
         self.decoder = transducer.start(slots)
 
-    def clear(self, rows: Tensor) -> None:
-        """What is there is of an utterance that is over."""
-        self.channel[:, rows], self.time[:, rows], self.filled[rows] = 0, 0, 0
-        self.features[rows] = 0
+    def caches(self, rows: Tensor, *, first: bool) -> _Caches:
+        """Empty for ``first``: what is there is of an utterance that is over."""
+        held = _Caches(self.channel[:, rows], self.time[:, rows], self.filled[rows], self.features[rows])
+        if first:
+            for copy in (held.channel, held.time, held.filled, held.features):
+                copy.zero_()
+        return held
 
     def decoders(self, rows: Tensor) -> Decoder:
         every = self.decoder
@@ -90,7 +105,9 @@ class _Store:
             every.skip[rows],
         )
 
-    def keep(self, rows: Tensor, decoder: Decoder) -> None:
+    def keep(self, rows: Tensor, caches: _Caches, decoder: Decoder) -> None:
+        self.channel[:, rows], self.time[:, rows] = caches.channel, caches.time
+        self.filled[rows], self.features[rows] = caches.filled, caches.features
         every = self.decoder
         every.hidden[:, rows], every.cell[:, rows] = decoder.hidden, decoder.cell
         every.predicted[rows] = decoder.predicted
@@ -158,16 +175,11 @@ class StreamingModel:
 
     def step(self, pieces: Sequence[Piece]) -> list[list[Token]]:
         if any(piece.state.is_spoiled for piece in pieces):
-            raise EngineFailed("This utterance failed before.")
+            raise EngineFailed("A step failed after this utterance had advanced: it cannot go on.")
         works = [self._prepare(piece) for piece in pieces]
         with computing(self._torch):
             while due := [work for work in works if work.is_due]:
-                try:
-                    self._advance(due)
-                except BaseException:
-                    for work in works:  # caches may be half written: none of them can be tried again
-                        work.state.is_spoiled = True
-                    raise
+                self._advance(due)
         for work in works:
             _keep(work)
         return [work.tokens for work in works]
@@ -192,16 +204,17 @@ class StreamingModel:
         torch, store = self._torch, self._store
         rows = torch.tensor([work.state.slot for work in works], device=self._device)
         size = self._chunking.chunk(first=first)
-        if first:
-            store.clear(rows)
         counts = [min(size, work.total - work.state.features) for work in works]
         valid = torch.tensor(counts, device=self._device)
         features = self._features(works, size, valid)
-        encoded, lengths = self._encode(features, valid, rows, first=first)
+        caches = store.caches(rows, first=first)
+        encoded, lengths = self._encode(features, valid, caches, first=first)
         fresh = self._transducer.start(len(works)) if first else store.decoders(rows)
         frames = self._model.joint.enc(encoded.transpose(1, 2))
         emitted, decoder = self._transducer.decode(frames, lengths, fresh)
-        store.keep(rows, decoder)
+        for work in works:  # all is computed; what fails before this can be tried again
+            work.state.is_spoiled = True
+        store.keep(rows, caches, decoder)
         for work, one, length in zip(works, emitted, lengths.tolist(), strict=True):
             work.tokens += tokens_of(one, self._vocabulary, first_frame=work.state.frames)
             work.state.frames += length
@@ -217,22 +230,27 @@ class StreamingModel:
         places = torch.arange(size, device=self._device)
         return features[:, :, _MARGIN : _MARGIN + size] * (places[None] < valid[:, None])[:, None]
 
-    def _encode(self, features: Tensor, valid: Tensor, rows: Tensor, *, first: bool) -> tuple[Tensor, Tensor]:
-        """The chunk's encoder frames, shape (B, width, lookahead + 1), and how many are valid."""
-        torch, store = self._torch, self._store
-        overlap = 0 if first else store.overlap
-        seen = torch.cat([store.features[rows], features], 2)
-        encoded, lengths, channel, time, filled = self._model.encoder.cache_aware_stream_step(
-            processed_signal=(features if first else seen).to(self._dtype),
-            processed_signal_length=valid + overlap,
-            cache_last_channel=store.channel[:, rows],
-            cache_last_time=store.time[:, rows],
-            cache_last_channel_len=store.filled[rows],
-            keep_all_outputs=True,
-            drop_extra_pre_encoded=0 if first else None,
+    def _encode(
+        self, features: Tensor, valid: Tensor, caches: _Caches, *, first: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The chunk's encoder frames, shape (B, width, lookahead + 1), and how many are valid.
+
+        The caches become those after it.
+        """
+        overlap = self._store.overlap
+        seen = self._torch.cat([caches.features, features], 2)
+        encoded, lengths, caches.channel, caches.time, caches.filled = (
+            self._model.encoder.cache_aware_stream_step(
+                processed_signal=(features if first else seen).to(self._dtype),
+                processed_signal_length=valid + (0 if first else overlap),
+                cache_last_channel=caches.channel,
+                cache_last_time=caches.time,
+                cache_last_channel_len=caches.filled,
+                keep_all_outputs=True,
+                drop_extra_pre_encoded=0 if first else None,
+            )
         )
-        store.channel[:, rows], store.time[:, rows], store.filled[rows] = channel, time, filled
-        store.features[rows] = seen[:, :, seen.shape[2] - store.overlap :]
+        caches.features = seen[:, :, seen.shape[2] - overlap :]
         return encoded, lengths
 
 
@@ -245,7 +263,8 @@ def _cut(work: _Work, length: int) -> Audio:
 
 
 def _keep(work: _Work) -> None:
-    """Forget the audio that no further feature needs."""
+    """Forget the audio that no further feature needs; the step has succeeded."""
     state = work.state
+    state.is_spoiled = False
     first = min(max(state.start, (state.features - _MARGIN) * _HOP), state.start + len(work.audio))
     state.audio, state.start = work.audio[first - state.start :], first

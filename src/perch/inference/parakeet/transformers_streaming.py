@@ -20,7 +20,7 @@ from perch.errors import EngineFailed
 from perch.inference.parakeet.chunking import chunking
 from perch.inference.parakeet.greedy import Decoder, Transducer
 from perch.inference.parakeet.model import FRAME, Audio, Facts, LoadOptions, Piece, Token
-from perch.inference.parakeet.slot_store import KeysAndValues, Rows, SlotStore
+from perch.inference.parakeet.slot_store import KeysAndValues, Paddings, Rows, SlotStore
 from perch.inference.parakeet.transformers_common import computing, has_punctuation, pieces_of, tokens_of
 
 
@@ -35,6 +35,8 @@ class _State:
     features: int = 0
     frames: int = 0
     is_spoiled: bool = False
+    """Its rows are, or may be, ahead of its audio: true from the first write of a step until the step has
+    succeeded, so after one that failed."""
 
 
 @dataclass(slots=True)
@@ -106,16 +108,11 @@ class StreamingModel:
 
     def step(self, pieces: Sequence[Piece]) -> list[list[Token]]:
         if any(piece.state.is_spoiled for piece in pieces):
-            raise EngineFailed("This utterance failed before.")
+            raise EngineFailed("A step failed after this utterance had advanced: it cannot go on.")
         works = [self._prepare(piece) for piece in pieces]
         with computing(self._torch):
             while due := [work for work in works if work.chunks]:
-                try:
-                    self._advance(due)
-                except BaseException:
-                    for work in due:  # it was half way through its chunks: it cannot be tried again
-                        work.state.is_spoiled = len(works) > len(due) or any(w.tokens for w in due)
-                    raise
+                self._advance(due)
         for piece, work in zip(pieces, works, strict=True):
             self._keep(piece, work)
         return [work.tokens for work in works]
@@ -149,6 +146,7 @@ class StreamingModel:
         if len(piece.audio):
             state.last_sample = piece.audio[-1]
         state.audio = work.audio
+        state.is_spoiled = False
 
     def _take(self, work: _Work, size: int) -> Audio:
         """The audio of the next ``size`` feature frames, filled up with silence at the end."""
@@ -181,9 +179,14 @@ class StreamingModel:
         )
         filled = torch.tensor([work.state.frames for work in works], device=network.device)
         valid = torch.tensor([limit[-1] for limit in limits], device=network.device)
-        encoded = self._encode(features[:, :size].to(network.dtype), rows, filled, valid)
+        caches = KeysAndValues(self._store, rows), self._store.paddings(rows)
+        encoded = self._encode(features[:, :size].to(network.dtype), caches, filled, valid)
         frames = network.encoder_projector(encoded)
         emitted, decoder = self._transducer.decode(frames, valid, self._decoder(rows))
+        for work in works:  # all is computed; what fails before this can be tried again
+            work.state.is_spoiled = True
+        for cache in caches:
+            cache.commit()
         self._store.write(rows, decoder)
         for work, one, length in zip(works, emitted, valid.tolist(), strict=True):
             work.tokens += tokens_of(one, self._vocabulary, first_frame=work.state.frames)
@@ -194,18 +197,17 @@ class StreamingModel:
     def _decoder(self, rows: Rows) -> Decoder:
         return self._transducer.start(len(rows)) if rows.first else self._store.decoder(rows)
 
-    def _encode(self, features: Any, rows: Rows, filled: Any, valid: Any) -> Any:
-        """The chunk's encoder frames, shape (B, lookahead + 1, width)."""
+    def _encode(self, features: Any, caches: tuple[KeysAndValues, Paddings], filled: Any, valid: Any) -> Any:
+        """The chunk's encoder frames, shape (B, lookahead + 1, width). The caches are not committed."""
         torch, encoder = self._torch, self._network.encoder
         context = self._store.context
-        paddings = self._store.paddings(rows)
+        attended, paddings = caches
         hidden = encoder.subsampling(features, None, padding_cache=paddings) * encoder.input_scale
         length = hidden.shape[1]
         places = torch.arange(context + length, device=hidden.device)
         sees = places[None] >= (context - filled.clamp(max=context))[:, None]
         sees &= places[None] < (context + valid)[:, None]
         positions = encoder.encode_positions(hidden, cached_frames=context)
-        attended = KeysAndValues(self._store, rows)
         for layer in encoder.layers:
             hidden = layer(
                 hidden,
@@ -216,8 +218,6 @@ class StreamingModel:
                 padding_cache=paddings,
                 use_cache=True,
             )
-        attended.commit()
-        paddings.commit()
         return hidden
 
 

@@ -111,7 +111,8 @@ class Worker:
             if len(dues) == 1:
                 self._fail(dues[0].key, problem)
                 return
-            for due in dues:  # nothing was changed: those that can go on do, one at a time
+            traceback.print_exception(problem)
+            for due in dues:  # those that can go on do, one at a time; the others raise again
                 self._step([due])
             return
         for due, tokens in zip(dues, added, strict=True):
