@@ -12,6 +12,7 @@ import pytest
 
 from perch.core.speech import RecognitionConfig
 from perch.errors import BadConfig, EngineFailed
+from perch.inference.parakeet import transformers_offline
 from perch.inference.parakeet.model import Audio, LoadOptions, Model, Piece, Token
 from perch.inference.parakeet.recogniser import ModelRecogniser
 from perch.inference.parakeet.slot_store import SlotStore
@@ -258,6 +259,21 @@ def test_a_step_that_fails_half_way_fails_those_it_had_advanced_and_no_others(
     assert [None if tokens is None else texts(tokens) for tokens in said] == [
         None if stream in lost else texts(tokens) for stream, tokens in enumerate(alone)
     ]
+    assert all(alone)
+
+
+def test_windows_that_fail_together_say_one_at_a_time_what_they_would_have_said(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that runs out while the decoder's states are told apart leaves none of them advanced."""
+    model = load(options(folders["rnnt"], chunk_ms=560))
+    audios = [sound(4.0), sound(3.3)[::-1].copy()]
+    alone = [recognise(model, [audio])[0] for audio in audios]
+    failing = FailsOnce(transformers_offline._one)
+    monkeypatch.setattr(transformers_offline, "_one", failing)
+    said = retrying.recognise(model, audios, (0, 0), lambda step: failing.fail(2) if step == 3 else None)
+    assert failing.has_failed
+    assert [texts(tokens or []) for tokens in said] == [texts(tokens) for tokens in alone]
     assert all(alone)
 
 

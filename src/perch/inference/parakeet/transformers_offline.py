@@ -179,8 +179,9 @@ class OfflineModel:
             return emitted
         gathered = _gathered(torch, self._transducer, states)
         emitted, after = self._transducer.decode(self._network.encoder_projector(frames), lengths, gathered)
-        for index, state in enumerate(states):
-            state.decoder = _one(after, index)
+        decoders = [_one(after, index) for index in range(len(states))]
+        for state, decoder in zip(states, decoders, strict=True):  # all or none: memory may run out above
+            state.decoder = decoder
         return emitted
 
 
