@@ -88,6 +88,9 @@ class Worker:
         return True
 
     def _take(self, kind: bytes, key: int, body: bytes) -> None:
+        if kind == wire.PING:
+            self._send(wire.PONG, key, b"")
+            return
         if kind == wire.DROP:
             self._forget(key)
             return
