@@ -50,6 +50,12 @@ def test_pieces_are_the_audio_in_order() -> None:
     assert np.array_equal(np.concatenate([due.audio for due in pieces]), whole)
 
 
+def test_a_step_may_be_asked_to_take_fewer() -> None:
+    b = batcher()
+    open_with(b, 100, 100, 100)
+    assert [len(b.take(1)), len(b.take(2))] == [1, 2]
+
+
 def test_an_utterance_that_ends_on_a_piece_ends_with_it() -> None:
     b = batcher()
     open_with(b, 100, last=True)

@@ -76,20 +76,20 @@ class Batcher:
         self._utterances.pop(key, None)
         self._line.pop(key, None)
 
-    def take(self) -> list[Due]:
-        """The pieces of the next step; their utterances have been waiting longest."""
+    def take(self, most: int | None = None) -> list[Due]:
+        """The pieces of the next step, no more than ``most``; their utterances have been waiting longest."""
         taken: list[Due] = []
-        for waiting in list(self._fitting()):
+        for waiting in list(self._fitting(self._most if most is None else most)):
             del self._line[waiting.key]
             taken.append(self._cut(waiting))
             self._join_line(waiting)
         return taken
 
-    def _fitting(self) -> Iterator[Waiting]:
+    def _fitting(self, most: int) -> Iterator[Waiting]:
         longest = 0
         for count, waiting in enumerate(self._line.values(), 1):
             longest = max(longest, self._length(waiting))
-            if count > self._most or (count > 1 and longest * count > self._most_samples):
+            if count > most or (count > 1 and longest * count > self._most_samples):
                 return
             yield waiting
 

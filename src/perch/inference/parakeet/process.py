@@ -22,8 +22,8 @@ STOP_DEADLINE = 5.0
 
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """What a model's process has in its environment unless the operator says otherwise. OpenMP's threads, which
-PyTorch computes with, otherwise spin while they wait for each other, and where another process needs one
-of the cores a step takes ten times as long."""
+PyTorch computes with, otherwise spin while they wait for each other: with one of two cores busy a step then
+took up to 200 ms instead of 38, with both idle 21 instead of 28."""
 
 PING_EVERY = 5.0
 """Seconds between two questions whether the process still answers."""

@@ -38,6 +38,8 @@ _RECORDINGS = {"cpu": 4, "cuda": 64}
 """Utterances of recordings at the same time. Enough to fill the device, few enough to keep a step short."""
 _PATIENCE = 8
 """Steps of the streams that recordings let pass before they take one, when there is no pause between."""
+_RESERVED = 8
+"""While somebody speaks, recordings get this part of what they otherwise get in a step."""
 _MOST_SAMPLES = {"cpu": 120 * RATE, "cuda": 3600 * RATE}
 """Of one step on whole utterances: attention's memory grows with it."""
 
@@ -65,16 +67,22 @@ class Worker:
         # Cache-aware models have no other way than piece by piece, and streams get their turn between.
         chunk = facts.chunk if facts.mode == "cache-aware" else 0
         self._recordings = Batcher(chunk=chunk, most=loaded.recordings, most_samples=samples)
+        self._most_recorded = loaded.recordings
         self._passed = 0
 
     def run(self) -> None:
         while self._receive(block=not (self._batcher or self._recordings)):
             if self._recordings and (not self._batcher or self._passed >= _PATIENCE):
                 self._passed = 0
-                self._step(self._recordings.take())
+                self._step(self._recordings.take(self._recorded_at_once()))
             elif self._batcher:
                 self._passed += bool(self._recordings)
                 self._step(self._batcher.take())
+
+    def _recorded_at_once(self) -> int:
+        """Pieces of recordings in one step: few while somebody speaks, who would wait for all of them."""
+        is_live = any(not utterance.is_recorded for utterance in self._utterances.values())
+        return max(1, self._most_recorded // _RESERVED) if is_live else self._most_recorded
 
     def _receive(self, *, block: bool) -> bool:
         """Take what has come, waiting for it if ``block``; False if the engine has hung up."""
