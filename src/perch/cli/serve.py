@@ -140,6 +140,8 @@ def _announce(config: GatewayConfig, engine: EngineState, port: int, self_signed
     ]
     if engine.problem is not None:
         lines.append(f"  PROBLEM  {engine.problem.message} Sessions are refused until it answers.")
+    if engine.missing is not None:
+        lines.append(f"  PROBLEM  {engine.missing.message}")
     if backend.notice:
         lines.append(f"  note     {backend.notice}")
     if self_signed is not None:
