@@ -230,14 +230,15 @@ async def _load(args: argparse.Namespace) -> "Recogniser":
         return await _load_model(args, _choice(args))
     if args.recogniser != "auto":
         return await load_recogniser(args.recogniser, slots=args.slots)
-    reasons = [_passed_over(args)]
+    reasons = []
     for choice in _candidates(args):
         try:
             return await _load_model(args, choice)
         except BadConfig as error:
             logging.getLogger(__name__).warning("%s is passed over: %s", choice.entry.id, error.message)
             reasons.append(error.message)
-    return await load_recogniser("embedded", slots=args.slots, instead=" ".join(filter(None, reasons)))
+    reasons = [reason for reason in (_passed_over(args), *reasons) if reason]
+    return await load_recogniser("embedded", slots=args.slots, instead=" ".join(reasons))
 
 
 async def _load_model(args: argparse.Namespace, choice: "Choice | None") -> "Recogniser":

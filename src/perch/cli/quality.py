@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 import aiohttp
 
 from perch.cli.native_client import local_server, stream_url
+from perch.cli.numbers import count, positive
 from perch.errors import PerchError
 from perch.quality import manifest, report, words
 from perch.quality.client import Target, greet
@@ -46,14 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--skip", action="append", default=[], metavar="NAME", help="clips or categories; may be repeated"
     )
     parser.add_argument(
-        "--jobs", type=_whole, default=1, metavar="N", help="clips at once (default: %(default)s)"
+        "--jobs", type=count, default=1, metavar="N", help="clips at once (default: %(default)s)"
     )
     parser.add_argument(
-        "--repeats", type=_whole, default=1, metavar="N", help="how often each clip (default: %(default)s)"
+        "--repeats", type=count, default=1, metavar="N", help="how often each clip (default: %(default)s)"
     )
     parser.add_argument(
         "--pace",
-        type=_positive,
+        type=positive,
         default=1.0,
         metavar="X",
         help="times as fast as speech; latencies are judged at 1 only (default: 1)",
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output-dir", type=Path, default=Path("reports"), metavar="DIR", help="default: %(default)s"
     )
     parser.add_argument(
-        "--pid", type=_whole, metavar="PID", help="measure this process and its children, not /metrics"
+        "--pid", type=count, metavar="PID", help="measure this process and its children, not /metrics"
     )
     parser.add_argument("--language", default="", help="such as en-US; the server's default if not given")
     parser.add_argument("--model", default="", help="the server's default if not given")
@@ -163,17 +164,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, PerchError):
         return f"{error.message} [{error.code}]"
     return str(error)
-
-
-def _whole(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("must be more than 0")
-    return value

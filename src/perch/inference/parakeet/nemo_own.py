@@ -8,17 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from perch.errors import BadConfig
-from perch.inference.parakeet.model import Facts, LoadOptions, Piece, Token
+from perch.inference.parakeet.model import Audio, Facts, LoadOptions, Token
 from perch.inference.parakeet.nemo_checkpoint import vocabulary_of
 from perch.inference.parakeet.nemo_hypotheses import said
 from perch.inference.parakeet.nemo_network import Network, Processor
 from perch.inference.parakeet.transformers_common import computing, has_punctuation
-
-_SHORTEST = 2 * 160
-"""Samples: features are normalised by their deviation, which takes two frames."""
+from perch.inference.parakeet.whole import WholeModel
 
 
-class OwnModel:
+class OwnModel(WholeModel):
     """Implements ``Model``."""
 
     def __init__(self, torch: Any, model: Any, options: LoadOptions, *, decoder: str) -> None:
@@ -29,52 +27,36 @@ class OwnModel:
         self._torch = torch
         self._model = model
         self._vocabulary = vocabulary_of(model)
-        self._network = Network(torch, model, len(self._vocabulary), decodes=False)
+        self._network = network = Network(torch, model, len(self._vocabulary), decodes=False)
         self._features = Processor(torch, model).feature_extractor
-        self._facts = Facts(
-            model=options.name,
-            backend="nemo",
-            device=self._network.device.type,
-            mode="vad-segmented",
-            chunk=0,
-            decoder=decoder,
-            languages=options.languages,
-            punctuation=has_punctuation(self._vocabulary),
-            parameters={"dtype": str(self._network.dtype).removeprefix("torch."), "decoding": "NeMo's own"},
+        super().__init__(
+            Facts(
+                model=options.name,
+                backend="nemo",
+                device=network.device.type,
+                mode="vad-segmented",
+                chunk=0,
+                decoder=decoder,
+                languages=options.languages,
+                punctuation=has_punctuation(self._vocabulary),
+                parameters={"dtype": str(network.dtype).removeprefix("torch."), "decoding": "NeMo's own"},
+            )
         )
 
-    @property
-    def facts(self) -> Facts:
-        return self._facts
-
-    def reserve(self, slots: int) -> None:
-        """Nothing is held between utterances."""
-
-    def begin(self) -> None:
-        """An utterance is one piece: there is nothing to remember."""
-
-    def end(self, state: None) -> None:
-        """Nothing is held for it."""
-
-    def step(self, pieces: Sequence[Piece]) -> list[list[Token]]:
-        heard = [piece.audio for piece in pieces if len(piece.audio) >= _SHORTEST]
-        with computing(self._torch):
-            told = iter(self._recognise(heard) if heard else [])
-        return [next(told) if len(piece.audio) >= _SHORTEST else [] for piece in pieces]
-
-    def _recognise(self, audios: list[Any]) -> list[list[Token]]:
+    def _recognise(self, audios: Sequence[Audio]) -> list[list[Token]]:
         network = self._network
-        features = self._features(
-            audios, sampling_rate=16_000, device=str(network.device), return_tensors="pt"
-        )
-        encoded = network.encoder(
-            features["input_features"].to(network.dtype),
-            features["attention_mask"],
-            output_attention_mask=True,
-        )
-        hypotheses = self._model.decoding.rnnt_decoder_predictions_tensor(
-            encoder_output=encoded.last_hidden_state.transpose(1, 2),
-            encoded_lengths=encoded.attention_mask.sum(-1),
-            return_hypotheses=True,
-        )
-        return [said(hypothesis, self._vocabulary) for hypothesis in hypotheses]
+        with computing(self._torch):
+            features = self._features(
+                list(audios), sampling_rate=16_000, device=str(network.device), return_tensors="pt"
+            )
+            encoded = network.encoder(
+                features["input_features"].to(network.dtype),
+                features["attention_mask"],
+                output_attention_mask=True,
+            )
+            hypotheses = self._model.decoding.rnnt_decoder_predictions_tensor(
+                encoder_output=encoded.last_hidden_state.transpose(1, 2),
+                encoded_lengths=encoded.attention_mask.sum(-1),
+                return_hypotheses=True,
+            )
+            return [said(hypothesis, self._vocabulary) for hypothesis in hypotheses]

@@ -9,20 +9,19 @@ chunk in front of all but the first.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from perch.core.audio import RATE, samples_to_ms
-from perch.errors import EngineFailed
+from perch.inference.parakeet.cache_aware import CacheAwareModel, State, Work
 from perch.inference.parakeet.chunking import chunking
 from perch.inference.parakeet.greedy import Decoder, Transducer
-from perch.inference.parakeet.model import FRAME, Audio, Facts, LoadOptions, Piece, Token
+from perch.inference.parakeet.model import FRAME, Audio, Facts, LoadOptions, Piece
 from perch.inference.parakeet.nemo_checkpoint import lookaheads_of, set_lookahead, vocabulary_of
 from perch.inference.parakeet.nemo_network import Processor
-from perch.inference.parakeet.transformers_common import computing, has_punctuation, pieces_of, tokens_of
+from perch.inference.parakeet.transformers_common import has_punctuation, pieces_of
 
 Tensor = Any
 
@@ -36,31 +35,10 @@ _REACH = 256
 
 
 @dataclass(slots=True)
-class _State:
-    """An utterance: its slot, the audio that features still need and where that begins, and counts so far."""
+class _State(State):
+    """An utterance whose audio begins at the sample ``start``."""
 
-    slot: int
-    audio: Audio = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     start: int = 0
-    features: int = 0
-    frames: int = 0
-    is_spoiled: bool = False
-    """Its rows are, or may be, ahead of its audio: true from the first write of a step until the step has
-    succeeded, so after one that failed."""
-
-
-@dataclass(slots=True)
-class _Work:
-    """One piece during a step: the audio with the piece's, and feature frames there are in all after it."""
-
-    state: _State
-    audio: Audio
-    total: int
-    tokens: list[Token] = field(default_factory=list)
-
-    @property
-    def is_due(self) -> bool:
-        return self.state.features < self.total
 
 
 @dataclass(slots=True)
@@ -114,20 +92,18 @@ class _Store:
         every.symbols[rows], every.skip[rows] = decoder.symbols, decoder.skip
 
 
-class StreamingModel:
+class StreamingModel(CacheAwareModel[_State]):
     """Implements ``Model`` for cache-aware RNN-T and TDT models."""
 
     def __init__(
         self, torch: Any, model: Any, transducer: Transducer, options: LoadOptions, *, decoder: str
     ) -> None:
-        self._torch = torch
         self._model = model
         self._transducer = transducer
-        self._chunking = chunking(options, lookaheads_of(model))
-        set_lookahead(model, self._chunking.lookahead)
-        self._vocabulary = pieces_of(Processor(torch, model), len(vocabulary_of(model)) + 1)
-        self._store = _Store(torch, model, transducer, 1)
-        self._free = [0]
+        chunks = chunking(options, lookaheads_of(model))
+        set_lookahead(model, chunks.lookahead)
+        vocabulary = pieces_of(Processor(torch, model), len(vocabulary_of(model)) + 1)
+        super().__init__(torch, chunks, vocabulary)
         parameter = next(model.encoder.parameters())
         self._device, self._dtype = parameter.device, parameter.dtype
         context = int(model.encoder.streaming_cfg.last_channel_cache_size)
@@ -136,71 +112,34 @@ class StreamingModel:
             backend="nemo",
             device=parameter.device.type,
             mode="cache-aware",
-            chunk=self._chunking.piece_samples,
+            chunk=chunks.piece_samples,
             decoder=decoder,
             languages=options.languages,
             longest=120 * RATE,
             confidence=True,
-            punctuation=has_punctuation(self._vocabulary),
+            punctuation=has_punctuation(vocabulary),
             parameters={
                 "dtype": str(parameter.dtype).removeprefix("torch."),
-                "attention_chunk_ms": str(samples_to_ms(self._chunking.chunk_samples)),
+                "attention_chunk_ms": str(samples_to_ms(chunks.chunk_samples)),
                 "left_context_ms": str(samples_to_ms(context * FRAME)),
             },
         )
 
-    @property
-    def facts(self) -> Facts:
-        return self._facts
+    def _make_store(self, slots: int) -> _Store:
+        return _Store(self._torch, self._model, self._transducer, slots)
 
-    def reserve(self, slots: int) -> None:
-        if hasattr(self, "_store"):
-            del self._store  # the old one goes first: both may not fit
-        self._free = []
-        for count in (slots, 1):  # after a failure there is one slot, so that fewer can be tried
-            with suppress(MemoryError), computing(self._torch):
-                self._store = _Store(self._torch, self._model, self._transducer, count)
-                self._free = list(range(count))
-                break
-        if len(self._free) < slots:
-            raise MemoryError(f"There is not enough memory for {slots} streams.")
+    def _make_state(self, slot: int) -> _State:
+        return _State(slot, np.zeros(0, dtype=np.float32))
 
-    def begin(self) -> _State:
-        if not self._free:
-            raise EngineFailed("Every slot of the model is taken.")
-        return _State(self._free.pop())
-
-    def end(self, state: _State) -> None:
-        self._free.append(state.slot)
-
-    def step(self, pieces: Sequence[Piece]) -> list[list[Token]]:
-        if any(piece.state.is_spoiled for piece in pieces):
-            raise EngineFailed("A step failed after this utterance had advanced: it cannot go on.")
-        works = [self._prepare(piece) for piece in pieces]
-        with computing(self._torch):
-            while due := [work for work in works if work.is_due]:
-                self._advance(due)
-        for work in works:
-            _keep(work)
-        return [work.tokens for work in works]
-
-    def _prepare(self, piece: Piece) -> _Work:
+    def _prepare(self, piece: Piece) -> Work[_State]:
         state = piece.state
         audio = np.concatenate([state.audio, piece.audio])
         samples = state.start + len(audio)
         if piece.last:
-            return _Work(state, audio, samples // _HOP)
-        return _Work(state, audio, state.features + self._chunking.piece(first=not state.features))
+            return Work(state, audio, samples // _HOP)
+        return Work(state, audio, state.features + self._chunking.piece(first=not state.features))
 
-    def _advance(self, works: Sequence[_Work]) -> None:
-        """One chunk of every stream: the first chunks of utterances, which are shorter, by themselves."""
-        early = [work for work in works if work.state.features == 0]
-        late = [work for work in works if work.state.features]
-        for group in (early, late):
-            if group:
-                self._chunk(group, first=group is early)
-
-    def _chunk(self, works: Sequence[_Work], *, first: bool) -> None:
+    def _chunk(self, works: Sequence[Work[_State]], *, first: bool) -> None:
         torch, store = self._torch, self._store
         rows = torch.tensor([work.state.slot for work in works], device=self._device)
         size = self._chunking.chunk(first=first)
@@ -212,15 +151,17 @@ class StreamingModel:
         fresh = self._transducer.start(len(works)) if first else store.decoders(rows)
         frames = self._model.joint.enc(encoded.transpose(1, 2))
         emitted, decoder = self._transducer.decode(frames, lengths, fresh)
-        for work in works:  # all is computed; what fails before this can be tried again
-            work.state.is_spoiled = True
+        self._spoil(works)
         store.keep(rows, caches, decoder)
-        for work, one, length in zip(works, emitted, lengths.tolist(), strict=True):
-            work.tokens += tokens_of(one, self._vocabulary, first_frame=work.state.frames)
-            work.state.frames += length
-            work.state.features += size
+        self._count(works, emitted, lengths.tolist(), size)
 
-    def _features(self, works: Sequence[_Work], size: int, valid: Tensor) -> Tensor:
+    def _keep(self, piece: Piece, work: Work[_State]) -> None:
+        del piece
+        state = work.state
+        first = min(max(state.start, (state.features - _MARGIN) * _HOP), state.start + len(work.audio))
+        state.audio, state.start = work.audio[first - state.start :], first
+
+    def _features(self, works: Sequence[Work[_State]], size: int, valid: Tensor) -> Tensor:
         """The next ``size`` feature frames of each, shape (B, mels, size); those past the end are zero."""
         torch = self._torch
         length = (_MARGIN + size) * _HOP + _REACH
@@ -254,17 +195,9 @@ class StreamingModel:
         return encoded, lengths
 
 
-def _cut(work: _Work, length: int) -> Audio:
+def _cut(work: Work[_State], length: int) -> Audio:
     """The audio of the stream's next features: silence before its first sample and after its last."""
     begin = (work.state.features - _MARGIN) * _HOP - work.state.start
     audio = work.audio[max(0, begin) : max(0, begin + length)]
     before = max(0, -begin)
     return np.pad(audio, (before, length - before - len(audio)))
-
-
-def _keep(work: _Work) -> None:
-    """Forget the audio that no further feature needs; the step has succeeded."""
-    state = work.state
-    state.is_spoiled = False
-    first = min(max(state.start, (state.features - _MARGIN) * _HOP), state.start + len(work.audio))
-    state.audio, state.start = work.audio[first - state.start :], first

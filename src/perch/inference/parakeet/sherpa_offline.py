@@ -4,40 +4,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from perch.core.audio import RATE
-from perch.inference.parakeet.model import Audio, Facts, Piece, Token
+from perch.inference.parakeet.model import Audio, Facts, Token
 from perch.inference.parakeet.sherpa_tokens import Said, spell
-
-SHORTEST = 2 * 160
-"""Samples: features are normalised by their deviation, which takes two frames."""
+from perch.inference.parakeet.whole import WholeModel
 
 
-class OfflineModel:
+class OfflineModel(WholeModel):
     """Implements ``Model``."""
 
     def __init__(self, recogniser: Any, facts: Facts) -> None:
+        super().__init__(facts)
         self._recogniser = recogniser
-        self._facts = facts
 
-    @property
-    def facts(self) -> Facts:
-        return self._facts
-
-    def reserve(self, slots: int) -> None:
-        """Nothing is held between utterances."""
-
-    def begin(self) -> None:
-        """An utterance is one piece: there is nothing to remember."""
-
-    def end(self, state: None) -> None:
-        """Nothing is held for it."""
-
-    def step(self, pieces: Sequence[Piece]) -> list[list[Token]]:
-        audios = [piece.audio for piece in pieces]
-        streams = [self._stream(audio) if len(audio) >= SHORTEST else None for audio in audios]
-        heard = [stream for stream in streams if stream is not None]
-        if heard:
-            self._recogniser.decode_streams(heard)
-        return [[] if stream is None else _tokens(stream.result) for stream in streams]
+    def _recognise(self, audios: Sequence[Audio]) -> list[list[Token]]:
+        streams = [self._stream(audio) for audio in audios]
+        self._recogniser.decode_streams(streams)
+        return [_tokens(stream.result) for stream in streams]
 
     def _stream(self, audio: Audio) -> Any:
         stream = self._recogniser.create_stream()
