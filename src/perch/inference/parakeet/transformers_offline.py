@@ -16,6 +16,7 @@ from perch.errors import BadConfig
 from perch.inference.parakeet.greedy import Decoder, Emitted, Transducer, ctc
 from perch.inference.parakeet.model import FRAME, Audio, Facts, LoadOptions, Mode, Piece, Token
 from perch.inference.parakeet.transformers_common import computing, has_punctuation, pieces_of, tokens_of
+from perch.inference.parakeet.whole import SHORTEST
 
 LEFT = 70 * FRAME
 """Samples of left context: 5.6 s."""
@@ -23,9 +24,6 @@ LEFT = 70 * FRAME
 CHUNK_MS = 1120
 RIGHT = 14 * FRAME
 """Samples of right context, and so what a word waits for besides its chunk: 1.12 s."""
-
-_SHORTEST = 2 * 160
-"""Samples: features are normalised by their deviation, which takes two frames."""
 
 _LONGEST = {"vad-segmented": 40 * RATE, "buffered": 120 * RATE}
 
@@ -121,7 +119,7 @@ class OfflineModel:
         state = piece.state
         end = state.start + len(audio)
         until = end if piece.last else end - RIGHT
-        if until <= state.done or len(audio) < _SHORTEST:
+        if until <= state.done or len(audio) < SHORTEST:
             return None
         return _Window(state, audio, state.start, until)
 

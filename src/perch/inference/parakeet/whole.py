@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from perch.inference.parakeet.model import Audio, Facts, Piece, Token
 
-_SHORTEST = 2 * 160
+SHORTEST = 2 * 160
 """Samples: features are normalised by their deviation, which takes two frames."""
 
 
@@ -28,9 +28,9 @@ class WholeModel:
         """Nothing is held for it."""
 
     def step(self, pieces: Sequence[Piece]) -> list[list[Token]]:
-        heard = [piece.audio for piece in pieces if len(piece.audio) >= _SHORTEST]
+        heard = [piece.audio for piece in pieces if len(piece.audio) >= SHORTEST]
         told = iter(self._recognise(heard) if heard else [])
-        return [next(told) if len(piece.audio) >= _SHORTEST else [] for piece in pieces]
+        return [next(told) if len(piece.audio) >= SHORTEST else [] for piece in pieces]
 
     def _recognise(self, audios: Sequence[Audio]) -> list[list[Token]]:
         """The tokens of each of one or more utterances, none of them too short."""
