@@ -6,8 +6,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 
 import transports
+
+settings.register_profile("perch", deadline=None)  # what an example takes is the machine's affair
+settings.load_profile("perch")
 
 
 @pytest_asyncio.fixture
@@ -16,7 +20,7 @@ async def task_guard() -> AsyncIterator[None]:
     yield
     left = {task for task in asyncio.all_tasks() - before if task is not asyncio.current_task()}
     if left:
-        await asyncio.wait(left, timeout=1.0)  # tasks already told to end may need a turn of the loop
+        await asyncio.wait(left, timeout=10.0)  # tasks already told to end may need a turn of the loop
     leaked = [task for task in left if not task.done()]
     assert not leaked, f"tasks left behind: {leaked}"
 

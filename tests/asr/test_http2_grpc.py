@@ -226,7 +226,7 @@ async def test_cancelling_ends_the_call_at_the_server_and_leaves_its_neighbours_
                 call.cancel()
                 with pytest.raises(errors.EngineFault):
                     await reading
-            await asyncio.wait_for(ended.wait(), 5)
+            await asyncio.wait_for(ended.wait(), 30)
             assert calls.streams == [1]
             await neighbour.write(b"still here")
             assert await neighbour.read() == b"still here"

@@ -320,7 +320,7 @@ async def test_streams_are_spread_over_connections_below_the_cap() -> None:
         async with asyncio.TaskGroup() as tasks:
             for _ in range(5):
                 tasks.create_task(one())
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while len(riva.calls) < 5:  # noqa: ASYNC110 - waits for the server to have seen them
                     await asyncio.sleep(0.01)
             [channels] = asking._channels.values()
@@ -337,7 +337,7 @@ async def test_abandoning_the_events_ends_the_call() -> None:
         async for _ in stream:
             break
         await stream.aclose()  # type: ignore[attr-defined]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await riva.ended.wait()
         assert [endpoint.active for endpoint in asking.pool.endpoints] == [0]
         await asking.aclose()
@@ -481,9 +481,11 @@ async def test_the_loop_is_never_blocked_while_streaming() -> None:
     async with serving(ScriptedRiva(lambda number, _: [response(result(f"w{number}"))])) as address:
         asking = client(address)
         probing = asyncio.create_task(probe())
+        began = time.monotonic()
         async for _ in asking.stream_transcribe(paced(), 16_000):
             pass
+        took = time.monotonic() - began
         probing.cancel()
         await asyncio.wait([probing])
         await asking.aclose()
-    assert worst < 1.0, "a blocking call would stall the loop for the whole stream"
+    assert worst < took / 2, "a blocking call would stall the loop for the whole stream"

@@ -41,7 +41,7 @@ def test_other_bytes_are_no_container(head: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", FILES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(sizes=SIZES)
 def test_the_output_does_not_depend_on_how_a_file_was_cut(kind: str, sizes: list[int]) -> None:
     assert decode(FILES[kind], sizes) == decode(FILES[kind], [len(FILES[kind])])
@@ -221,7 +221,6 @@ def test_a_stream_shorter_than_a_head_is_not_lost(length: int) -> None:
     assert decode(PCM[9_600 : 9_600 + length], raw=AudioFormat()) == PCM[9_600 : 9_600 + length]
 
 
-@settings(deadline=None)
 @given(st.sampled_from(list(FILES)), st.data())
 def test_a_damaged_file_gives_audio_or_a_coded_error(kind: str, data: st.DataObject) -> None:
     broken = bytearray(FILES[kind])
@@ -231,7 +230,6 @@ def test_a_damaged_file_gives_audio_or_a_coded_error(kind: str, data: st.DataObj
         assert len(decode(bytes(broken))) % 2 == 0
 
 
-@settings(deadline=None)
 @given(st.sampled_from([b"RIFF....WAVE", b"fLaC", b"OggS", b""]), st.binary(max_size=300), SIZES)
 def test_any_bytes_give_audio_or_a_coded_error(magic: bytes, noise: bytes, sizes: list[int]) -> None:
     with contextlib.suppress(PerchError):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from audio.recordings import CODECS, PCM, SENTENCE, encode, riff, samples_of
@@ -165,7 +165,6 @@ def test_a_recording_joined_from_mono_and_stereo_is_read_through() -> None:
     assert text(b"".join(decode_file(joined))) == f"{SENTENCE} {SENTENCE}"
 
 
-@settings(deadline=None)
 @given(st.sampled_from(list(CODECS)), st.data())
 def test_a_damaged_recording_gives_audio_or_a_coded_error(kind: str, data: st.DataObject) -> None:
     broken = bytearray(encode(kind))

@@ -76,7 +76,7 @@ def test_a_file_is_understood_as_it_grows(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", FILES)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(sizes=SIZES)
 def test_it_does_not_matter_where_a_file_is_cut(kind: str, sizes: list[int]) -> None:
     assert decode(CONTAINER, pieces(FILES[kind], sizes)) == decode(CONTAINER, [FILES[kind]])
@@ -170,7 +170,7 @@ def mutated(data: bytes, seed: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", FILES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32))
 def test_damaged_files_give_bounded_audio_or_a_coded_error(kind: str, seed: int) -> None:
     data = mutated(FILES[kind], seed)
@@ -187,7 +187,7 @@ def test_damaged_files_give_bounded_audio_or_a_coded_error(kind: str, seed: int)
     assert made <= 60 * len(PCM), "a few bytes must not become minutes"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(packets=st.lists(st.binary(max_size=300), max_size=10))
 def test_any_opus_packets_give_bounded_audio_or_a_coded_error(packets: list[bytes]) -> None:
     decoder = open_decoder(AudioFormat(Encoding.OPUS, 48_000))

@@ -40,7 +40,7 @@ async def test_a_session_that_cannot_be_written_ends_with_a_coded_error_and_leav
                 listening = asyncio.create_task(listen(socket, heard))
                 for frame in cut(QUIET):
                     await socket.send_bytes(frame)
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(30):
                     while not any(ack["audio_s"] >= 29 for ack in heard.of("ack")):  # noqa: ASYNC110 - no event for it
                         await asyncio.sleep(0.02)
                 with files_no_longer_than(len(QUIET) // 2):

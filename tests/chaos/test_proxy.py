@@ -1,6 +1,7 @@
 """The proxy does to a connection what it is told, and nothing else."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -83,9 +84,12 @@ async def test_latency_and_jitter_hold_every_chunk_up() -> None:
         await caller.says(b"late")
         assert time.monotonic() - began >= 0.2
         proxy.clear()
-        began = time.monotonic()
-        await caller.says(b"soon")
-        assert time.monotonic() - began < 0.1
+        soonest = math.inf
+        for _ in range(5):  # the machine may be slow at one of them
+            began = time.monotonic()
+            await caller.says(b"soon")
+            soonest = min(soonest, time.monotonic() - began)
+        assert soonest < 0.1, "the held-up one took twice that"
 
 
 async def test_a_trickle_is_no_faster_than_its_rate() -> None:

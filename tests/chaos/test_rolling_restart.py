@@ -76,7 +76,7 @@ async def nginx(folder: Path, ports: tuple[int, int]) -> AsyncIterator[str]:
     config.write_text(CONFIG.format(folder=folder, ports=ports, port=port))
     process = await asyncio.create_subprocess_exec(NGINX, "-e", str(folder / "error.log"), "-c", str(config))
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 with suppress(OSError):
                     _, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -49,7 +49,7 @@ async def listen(stop: asyncio.Event) -> list[bytes]:
 async def test_blocks_come_out_in_order(driver: Driver) -> None:
     listening = microphone(asyncio.Event())
     first = asyncio.ensure_future(anext(listening))
-    await asyncio.wait_for(driver.opened.wait(), 1)
+    await asyncio.wait_for(driver.opened.wait(), 30)
     for block in (b"one", b"two"):
         driver.heard(bytearray(block))
     assert [await first, await anext(listening)] == [b"one", b"two"]
@@ -60,27 +60,27 @@ async def test_blocks_come_out_in_order(driver: Driver) -> None:
 async def test_stopping_ends_a_silent_microphone_and_closes_it(driver: Driver) -> None:
     stop = asyncio.Event()
     listening = asyncio.create_task(listen(stop))
-    await asyncio.wait_for(driver.opened.wait(), 1)
+    await asyncio.wait_for(driver.opened.wait(), 30)
     stop.set()
-    assert await asyncio.wait_for(listening, 1) == []
+    assert await asyncio.wait_for(listening, 30) == []
     assert not driver.is_open
 
 
 async def test_what_was_heard_before_stopping_is_not_lost(driver: Driver) -> None:
     stop = asyncio.Event()
     listening = asyncio.create_task(listen(stop))
-    await asyncio.wait_for(driver.opened.wait(), 1)
+    await asyncio.wait_for(driver.opened.wait(), 30)
     for block in (b"one", b"two", b"three"):
         driver.heard(block)
     asyncio.get_running_loop().call_soon(stop.set)
-    assert await asyncio.wait_for(listening, 1) == [b"one", b"two", b"three"]
+    assert await asyncio.wait_for(listening, 30) == [b"one", b"two", b"three"]
 
 
 async def test_a_recogniser_that_cannot_keep_up_is_told_instead_of_losing_audio(driver: Driver) -> None:
     stop = asyncio.Event()
     listening = microphone(stop)
     first = asyncio.ensure_future(anext(listening))
-    await asyncio.wait_for(driver.opened.wait(), 1)
+    await asyncio.wait_for(driver.opened.wait(), 30)
     driver.heard(b"x")
     assert await first == b"x"
     for _ in range(400):

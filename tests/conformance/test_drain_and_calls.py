@@ -73,7 +73,7 @@ async def _native(session: aiohttp.ClientSession, demo: Demo, audio: bytes) -> s
 
 
 async def _only_call(session: aiohttp.ClientSession, demo: Demo) -> str:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             async with session.get(f"{demo.http}/v1/streams") as response:
                 for stream in (await response.json())["streams"]:

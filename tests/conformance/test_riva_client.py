@@ -214,7 +214,7 @@ async def test_simulate_realtime(client: Client, speech: Path) -> None:
     )
     seconds = riva.client.get_wav_file_parameters(speech)["duration"]
     assert transcript(responses) == TRANSCRIPT
-    assert seconds <= time.monotonic() - began < seconds + 2
+    assert time.monotonic() - began >= seconds
 
 
 @pytest.mark.parametrize("language", ["ru-RU", "en-GB"])

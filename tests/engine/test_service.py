@@ -124,7 +124,7 @@ async def test_empty_messages_are_answered_too() -> None:
 
 async def refusal(*requests: Any, **engine: Any) -> tuple[grpc.StatusCode, str]:
     async with scripted_engine(**engine) as server, stub_of(server) as stub:
-        call = stub.StreamingRecognize(iter(requests), timeout=10)
+        call = stub.StreamingRecognize(iter(requests), timeout=30)
         async for _ in call:
             pass
         return await call.code(), await call.details()

@@ -148,7 +148,7 @@ async def test_speech_without_a_pause_is_cut_at_the_longest_utterance_and_loses_
     assert " ".join(final.text for final in got) == words
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 40_000), min_size=1, max_size=12))
 def test_finals_do_not_depend_on_how_the_stream_was_cut(sizes: list[int]) -> None:
     import asyncio

@@ -48,7 +48,7 @@ async def test_run_demo_transcribes_real_speech_and_says_what_it_is() -> None:
         assert model["capabilities"]["offline"]
         children = psutil.Process(gateway.process.pid).children(recursive=True)
         assert await gateway.stop() == 0
-    _, alive = psutil.wait_procs(children, timeout=5)
+    _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == [], "the engine and its workers stop with the gateway"
 
 

@@ -77,7 +77,7 @@ class SlowSession:
         self.threads: set[str] = set()
 
     def run(self, outputs: None, inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
-        assert self.go.acquire(timeout=5)
+        assert self.go.acquire(timeout=30)
         batch = len(inputs["input"])
         self.batches.append(batch)
         self.threads.add(threading.current_thread().name)

@@ -148,7 +148,7 @@ async def test_a_gateway_that_falls_silent_is_given_up() -> None:
     async with gateway_that(say_nothing) as host:
         with pytest.raises(SessionFailed, match=re.compile("^silent for 0.2 s$")):
             await session(host, SHORT, silence_s=0.2)
-        await asyncio.wait_for(given_up.wait(), 5)
+        await asyncio.wait_for(given_up.wait(), 30)
 
 
 # --- what it is told ---------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def values(exposition: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
 
 async def until(holds: Callable[[], bool]) -> None:
     """Wait for what nobody announces."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not holds():  # noqa: ASYNC110 - a counter is no event
             await asyncio.sleep(0.01)
 
@@ -207,7 +207,7 @@ async def test_what_is_held_and_how_far_behind_is_seen_while_an_engine_sleeps() 
                     return values(await scrape.read())
 
             now = await scraped()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while not now["perch_engine_streams", (("endpoint", engine),)]:
                     now = await scraped()
             assert now["perch_spool_bytes", ()] == len(SPEECH)

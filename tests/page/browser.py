@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
+from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
 
 DESKTOP = (1280, 800)
 PHONE = (390, 844)
+
+expect.set_options(timeout=30_000)  # where many tests run at a time, five seconds are not many
 
 
 def chromium() -> str:

@@ -185,7 +185,7 @@ def fed(protocol: WireProtocol, frame: str | bytes) -> Sequence[Command]:
 
 
 @each
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(frames=FRAMES)
 def test_any_frames_give_commands_or_a_documented_error(dialect: Dialect, frames: list[str | bytes]) -> None:
     protocol = dialect.open(request())
@@ -210,7 +210,7 @@ def _encoded(dialect: Dialect, protocol: WireProtocol, event: Event) -> Sequence
 
 
 @each
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     query=st.lists(
         st.tuples(

@@ -227,7 +227,7 @@ async def test_an_issuer_that_never_answers_is_waited_for_within_a_deadline() ->
         key = issuer.add("one")
         issuer.answer = asyncio.Event()
         verifier = JwtVerifier(by_address(issuer, fetch_timeout_s=0.2))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             with pytest.raises(Unauthorized):
                 await verifier.verify(signed(key, "ES256", kid="one"))
 

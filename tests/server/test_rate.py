@@ -157,10 +157,10 @@ async def test_told_to_be_strict_an_outage_lets_no_session_begin_and_ends_none(t
 async def test_a_redis_that_never_answers_is_waited_for_once_and_not_long() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
-        async with limits(RateConfig(redis_url=url, deadline_s=0.2, retry_s=60.0)) as rates:
+        async with limits(RateConfig(redis_url=url, deadline_s=1.0, retry_s=60.0)) as rates:
             began = time.monotonic()
             assert await refusals(rates, ALICE, 5) == 2
-            assert time.monotonic() - began < 5 * 0.2, "the deadline was waited for once, not five times"
+            assert time.monotonic() - began < 5 * 1.0, "the deadline was waited for once, not five times"
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:6379", "memory://", "redis://127.0.0.1:port"])

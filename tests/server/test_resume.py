@@ -64,7 +64,7 @@ async def lose(socket: aiohttp.ClientWebSocketResponse) -> None:
 
 async def until(condition: Callable[[], object]) -> None:
     """Wait for what no event tells a test."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -86,7 +86,7 @@ async def parked(at: Gateway, **options: Any) -> str:
     """The token of a session that lost its socket."""
     async with begun(at, **options) as (socket, token):
         await lose(socket)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await at.parts.sessions.wait_empty()
     return token
 
@@ -120,7 +120,7 @@ async def test_sockets_cut_anywhere_lose_no_event_and_no_audio() -> None:
                     assert finals(heard) == finals(undisturbed)
                     assert heard.of("done")[0]["text"] == " ".join(SENTENCES)
                 assert sum(client.resumed for client in clients) > SESSIONS
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await at.parts.sessions.wait_empty()
 
 
@@ -227,7 +227,7 @@ async def test_a_client_that_takes_its_leave_is_not_waited_for() -> None:
     async with scripted_engine() as engine, gateway(client_of(engine.address)) as at:
         async with begun(at) as (socket, _):
             await socket.close(code=1000)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await at.parts.sessions.wait_empty()
         assert (len(at.parts.resumption), at.parts.admission.active) == (0, 0)
 

@@ -150,7 +150,7 @@ async def test_it_serves_rivas_grpc_while_it_runs_and_takes_tasks_by_the_same_mo
     health = await engine.health_check()
     assert (health.status, health.details["models"]) == ("healthy", "parakeet-0.6b"), "it is loaded once"
     await engine.shutdown()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await running
 
 

@@ -58,7 +58,7 @@ async def running(engine: Any) -> AsyncIterator[asyncio.Task[None]]:
         yield task
     finally:
         await engine.shutdown()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await task
 
 
@@ -142,7 +142,7 @@ async def test_while_it_runs_it_is_in_redis_drains_visibly_and_is_gone_at_its_en
 
 async def _hash(reader: Redis, *, status: str) -> dict[str, str]:
     told: dict[str, str] = {}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while told.get("status") != status:
             await asyncio.sleep(0.02)
             told = {str(key): str(value) for key, value in (await reader.hgetall(WORKER)).items()}
@@ -168,7 +168,7 @@ async def test_being_told_to_end_while_it_loads_ends_it() -> None:
 
     engine = engine_py.ParakeetStreamingEngine(read({}, model=engine_py.DEFAULT), endless)
     task = asyncio.create_task(engine.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await loading.wait()
         await engine.shutdown()
         await task
