@@ -7,14 +7,14 @@ memory of a few.
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from perch.core.audio import samples_to_bytes, samples_to_seconds
-from perch.core.speech import Hypothesis, RecognitionConfig
+from perch.core.speech import RecognitionConfig
 from perch.engine.audio import RivaDecoder
-from perch.engine.stream import PIECE, SLICE, final_of, slices
+from perch.engine.final import final_of
+from perch.engine.hearing import Hearing
 from perch.engine.voice import TimedDetector
-from perch.engine.window import PcmWindow
 from perch.inference.endpointer import Begin, Decision, End, Endpointer
 from perch.inference.recogniser import Recognition, RecordingRecogniser
 
@@ -28,11 +28,8 @@ class _Pending:
     task: asyncio.Task[Recognition]
 
 
-class RecordingStream:
-    """Feed it messages in order, then ``finish`` once, or ``aclose`` at any time. Never concurrently.
-
-    It answers as ``RecognitionStream`` does, with finals only.
-    """
+class RecordingStream(Hearing):
+    """Answers as ``RecognitionStream`` does, with finals only. ``aclose`` ends it at any time."""
 
     def __init__(
         self,
@@ -43,53 +40,12 @@ class RecordingStream:
         decoder: RivaDecoder,
         config: RecognitionConfig,
     ) -> None:
+        super().__init__(detector=detector, endpointer=endpointer, decoder=decoder, config=config)
         self._recogniser = recogniser
-        self._detector = detector
-        self._endpointer = endpointer
-        self._decoder = decoder
-        self._config = config
         self._ahead = 2 * recogniser.capabilities.recordings
-        self._window = PcmWindow()
         self._start: int | None = None
         """Where the utterance that is open began: all of it is kept until it is whole."""
         self._pending: deque[_Pending] = deque()
-        self._answer: list[Hypothesis] = []
-        self.finals = 0
-
-    @property
-    def seconds(self) -> float:
-        """How much audio has been heard."""
-        return samples_to_seconds(self._window.end)
-
-    async def feed(self, payload: bytes, *, force_eou: bool = False) -> list[Hypothesis]:
-        """Take one message of audio, as the client encoded it; the finals that are known by now.
-
-        Raises:
-            BadAudio: The bytes are not the audio that was declared.
-            EngineFailed: The recogniser died, or did not answer in time.
-        """
-        for part in slices(payload, SLICE):
-            await self._hear(self._decoder.decode(part))
-        if force_eou:
-            await self._act(self._endpointer.close(0))
-        while self._pending and self._pending[0].task.done():
-            await self._take_first()
-        return self._take_answer()
-
-    async def finish(self) -> list[Hypothesis]:
-        """The end of the recording: what is left, and an empty final if there was never another.
-
-        Raises:
-            BadAudio: The audio broke off inside its container.
-            EngineFailed: The recogniser died, or did not answer in time.
-        """
-        await self._hear(self._decoder.flush())
-        await self._act(self._endpointer.close(self._window.end))
-        while self._pending:
-            await self._take_first()
-        if not self.finals:
-            self._say(Hypothesis("", is_final=True, end=self._window.end, language=self._config.language))
-        return self._take_answer()
 
     async def aclose(self) -> None:
         """Give up what is under way. Safe to call twice."""
@@ -100,15 +56,15 @@ class RecordingStream:
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _hear(self, pcm: bytes) -> None:
-        for piece in slices(pcm, samples_to_bytes(PIECE)):
-            self._window.append(piece)
-            await self._act(self._endpointer.feed(await self._detector.probabilities(piece)))
-            needed = self._endpointer.needed_from
-            self._window.drop_before(needed if self._start is None else min(needed, self._start))
-            await asyncio.sleep(0)  # a detector that never waits must not keep streams waiting
+    async def _heard(self) -> int:
+        needed = self._endpointer.needed_from
+        return needed if self._start is None else min(needed, self._start)
 
-    async def _act(self, decisions: list[Decision]) -> None:
+    async def _settle(self, *, to_the_end: bool) -> None:
+        while self._pending and (to_the_end or self._pending[0].task.done()):
+            await self._take_first()
+
+    async def _act(self, decisions: Sequence[Decision]) -> None:
         for decision in decisions:
             if isinstance(decision, Begin):
                 self._start = decision.at
@@ -129,11 +85,3 @@ class RecordingStream:
         self._pending.popleft()
         if recognition.text:
             self._say(final_of(recognition, self._config, start=pending.start, end=pending.end))
-
-    def _say(self, final: Hypothesis) -> None:
-        self._answer.append(final)
-        self.finals += 1
-
-    def _take_answer(self) -> list[Hypothesis]:
-        answer, self._answer = self._answer, []
-        return answer

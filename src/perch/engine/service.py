@@ -18,6 +18,7 @@ from perch.engine.audio import RivaDecoder
 from perch.engine.auth import check_key
 from perch.engine.catalogue import Catalogue
 from perch.engine.config import EngineConfig
+from perch.engine.hearing import Hearing
 from perch.engine.idle import IdleSequence
 from perch.engine.recording import RecordingStream
 from perch.engine.scheduler import Room, Scheduler
@@ -31,8 +32,6 @@ from perch.riva.proto import asr_grpc
 from perch.riva.status import status_from_error
 
 log = logging.getLogger(__name__)
-
-Stream = RecognitionStream | RecordingStream
 
 
 class RecognitionService(asr_grpc.RivaSpeechRecognitionServicer):  # type: ignore[misc] # untyped stubs
@@ -71,7 +70,7 @@ class RecognitionService(asr_grpc.RivaSpeechRecognitionServicer):  # type: ignor
             return convert.models_to_proto(self._catalogue.models(request.model_name))
 
     async def _converse(
-        self, stream: Stream, messages: AsyncIterator[Any], context: Any, request_id: str
+        self, stream: Hearing, messages: AsyncIterator[Any], context: Any, request_id: str
     ) -> None:
         now = asyncio.get_running_loop().time
         idle = IdleSequence(self._config.idle_sequence_s, since=now())
@@ -92,7 +91,7 @@ class RecognitionService(asr_grpc.RivaSpeechRecognitionServicer):  # type: ignor
     @asynccontextmanager
     async def _open(
         self, message: Any, config: RecognitionConfig, *, is_recording: bool
-    ) -> AsyncIterator[Stream]:
+    ) -> AsyncIterator[Hearing]:
         decoder = RivaDecoder(convert.audio_from_proto(message))  # refused before a slot is taken
         recogniser = self._recogniser
         if is_recording and isinstance(recogniser, RecordingRecogniser):
@@ -167,7 +166,7 @@ class _Responses:
         return response
 
 
-def _report(stream: Stream) -> None:
+def _report(stream: Hearing) -> None:
     log.info("recognised %.2f s of audio, %d finals", stream.seconds, stream.finals)
 
 
