@@ -19,6 +19,7 @@ from perch.audio.tones import synthesise
 from perch.core.messages import Backend
 from perch.core.speech import RecognitionConfig
 from perch.inference.scripted import ScriptedRecogniser, ScriptedVoice
+from perch.protocols.deepgram import DeepgramProtocol
 from perch.server.config import GatewayConfig
 from perch.server.lifecycle import drain
 
@@ -326,6 +327,21 @@ async def test_deepgram_answers_a_finalize_before_any_audio() -> None:
         await socket.send_bytes(synthesise(["hello"]))
         await socket.send_json({"type": "CloseStream"})
         assert (await rest_of(socket))[-1]["type"] == "Metadata"
+
+
+async def test_deepgram_clients_that_wait_for_what_they_finalized_are_not_idle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(DeepgramProtocol, "idle_timeout_s", 0.5)
+    async with engine_over(Slow()) as engine:
+        client = RivaASRClient(RivaConfig(endpoints=(engine.address,), backend=Backend("engine")))
+        async with gateway(client) as at, connected(at, LISTEN) as socket:
+            await socket.send_bytes(synthesise(["hello bird"]))
+            await socket.send_json({"type": "Finalize"})
+            events = await rest_of(socket)
+    assert events[-2]["channel"]["alternatives"][0]["transcript"] == "hello bird"
+    assert events[-2]["from_finalize"] is True
+    assert (events[-1]["type"], events[-1]["variant"]) == ("Error", "NET-0001"), "idle once it has its answer"
 
 
 async def test_deepgram_multichannel_says_which_channel() -> None:

@@ -1,7 +1,6 @@
 """``build_app``: routes, middlewares and the life of what they share. Nothing here decides anything else."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -308,11 +307,8 @@ async def _watch_idle(parts: Parts) -> None:
         due = loop.time() + _TICK_S
         await asyncio.sleep(_TICK_S)
         parts.metrics.loop_lag(max(0.0, loop.time() - due))
-        now = time.monotonic()
         for connection in parts.sessions:
-            limit = connection.idle_timeout_s
-            if connection.last_heard < now - limit:
-                connection.abort(errors.IdleTimeout(f"Nothing was received for {limit:g} s; connect again."))
+            connection.check_idle()
 
 
 async def _keep_sessions(app: web.Application) -> AsyncIterator[None]:

@@ -37,6 +37,11 @@ class Confirmations:
         self._listened = 0
         self._work: asyncio.Task[None] | None = None
 
+    @property
+    def is_expected(self) -> bool:
+        """Whether a client waits for one."""
+        return bool(self._marks)
+
     def expect(self, mark: int, streams: Sequence[ASRStream], transcripts: Sequence[Transcript]) -> None:
         """The client has asked for the end of the utterance at ``mark``."""
         self._marks.append(mark)

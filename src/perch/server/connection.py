@@ -61,16 +61,11 @@ class Connection:
         self._protocol = protocol
         self._resumption = resumption
         self._start_grace_s = start_grace_s
-        self.idle_timeout_s = protocol.idle_timeout_s or idle_timeout_s
-        """Seconds without a frame from the client that it is given."""
+        self._idle_timeout_s = protocol.idle_timeout_s or idle_timeout_s
         self._writer = ClientWriter(socket, transport, live.session.outbox, protocol, live.sent)
         self._aborted: asyncio.Future[errors.PerchError] = asyncio.get_running_loop().create_future()
         self._explained: errors.PerchError | None = None
         self._taken = False
-
-    @property
-    def last_heard(self) -> float:
-        return self._live.last_heard
 
     async def run(self) -> None:
         """Serve the session for as long as it is on this socket; only cancellation is raised."""
@@ -98,6 +93,17 @@ class Connection:
         """End the connection from outside; a session that can go on elsewhere is kept for it (``GoingAway``)."""
         if not self._aborted.done():
             self._aborted.set_result(error)
+
+    def check_idle(self) -> None:
+        """End the connection if nothing came for too long.
+
+        A client that waits for the engine is not idle: its time begins anew when it has its answer.
+        """
+        now, limit = time.monotonic(), self._idle_timeout_s
+        if self._live.is_awaited:
+            self._live.last_heard = now
+        elif self._live.last_heard < now - limit:
+            self.abort(errors.IdleTimeout(f"Nothing was received for {limit:g} s; connect again."))
 
     # --- the three waits -----------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ recording of any length takes the memory of a minute.
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -48,8 +47,6 @@ class Recording:
         on_progress: Called with the seconds that the engine has taken, and those there are, if known.
     """
 
-    idle_timeout_s = float("inf")
-
     def __init__(
         self,
         client: ASRClient,
@@ -66,7 +63,9 @@ class Recording:
         self._on_progress = on_progress
         self._aborted: asyncio.Future[errors.PerchError] = asyncio.get_running_loop().create_future()
         self._samples = 0
-        self.last_heard = time.monotonic()
+
+    def check_idle(self) -> None:
+        """Its client has sent all there is."""
 
     def notify(self, code: str, message: str) -> None:
         """There is nobody to tell before the answer."""

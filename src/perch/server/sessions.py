@@ -10,14 +10,8 @@ from perch.errors import PerchError
 class Open(Protocol):
     """A connection, or the transcription of a recording."""
 
-    @property
-    def last_heard(self) -> float:
-        """When something last came from its client, by ``time.monotonic()``."""
-        ...
-
-    @property
-    def idle_timeout_s(self) -> float:
-        """Seconds without anything that it is given."""
+    def check_idle(self) -> None:
+        """End it if nothing has come from its client for too long."""
         ...
 
     def notify(self, code: str, message: str) -> None:

@@ -40,6 +40,17 @@ class Decoder:
     symbols: Tensor
     skip: Tensor
 
+    def of(self, rows: Tensor) -> "Decoder":
+        """A copy of the streams at ``rows``, in that order."""
+        hidden, cell = self.hidden[:, rows], self.cell[:, rows]
+        return Decoder(hidden, cell, self.predicted[rows], self.symbols[rows], self.skip[rows])
+
+    def keep(self, rows: Tensor, states: "Decoder") -> None:
+        """Take ``states``, one for each of ``rows``, in place."""
+        self.hidden[:, rows], self.cell[:, rows] = states.hidden, states.cell
+        self.predicted[rows], self.symbols[rows] = states.predicted, states.symbols
+        self.skip[rows] = states.skip
+
 
 class Transducer:
     """Decodes with the prediction and joint network of a model from transformers.

@@ -73,23 +73,10 @@ class _Store:
                 copy.zero_()
         return held
 
-    def decoders(self, rows: Tensor) -> Decoder:
-        every = self.decoder
-        return Decoder(
-            every.hidden[:, rows],
-            every.cell[:, rows],
-            every.predicted[rows],
-            every.symbols[rows],
-            every.skip[rows],
-        )
-
     def keep(self, rows: Tensor, caches: _Caches, decoder: Decoder) -> None:
         self.channel[:, rows], self.time[:, rows] = caches.channel, caches.time
         self.filled[rows], self.features[rows] = caches.filled, caches.features
-        every = self.decoder
-        every.hidden[:, rows], every.cell[:, rows] = decoder.hidden, decoder.cell
-        every.predicted[rows] = decoder.predicted
-        every.symbols[rows], every.skip[rows] = decoder.symbols, decoder.skip
+        self.decoder.keep(rows, decoder)
 
 
 class StreamingModel(CacheAwareModel[_State]):
@@ -148,7 +135,7 @@ class StreamingModel(CacheAwareModel[_State]):
         features = self._features(works, size, valid)
         caches = store.caches(rows, first=first)
         encoded, lengths = self._encode(features, valid, caches, first=first)
-        fresh = self._transducer.start(len(works)) if first else store.decoders(rows)
+        fresh = self._transducer.start(len(works)) if first else store.decoder.of(rows)
         frames = self._model.joint.enc(encoded.transpose(1, 2))
         emitted, decoder = self._transducer.decode(frames, lengths, fresh)
         self._spoil(works)

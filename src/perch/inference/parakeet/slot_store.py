@@ -7,7 +7,7 @@ points of their utterances share a forward pass.
 from collections.abc import Sequence
 from typing import Any
 
-from perch.inference.parakeet.greedy import Decoder
+from perch.inference.parakeet.greedy import Transducer
 
 Tensor = Any
 
@@ -44,8 +44,8 @@ class Rows:
 class SlotStore:
     """Keys and values, convolution tails and decoder states of ``slots`` streams."""
 
-    def __init__(self, torch: Any, network: Any, *, slots: int) -> None:
-        encoder, config = network.encoder.config, network.config
+    def __init__(self, torch: Any, network: Any, transducer: Transducer, *, slots: int) -> None:
+        encoder = network.encoder.config
         self.torch = torch
         self.slots = slots
         self.context = encoder.sliding_window - 1
@@ -57,32 +57,13 @@ class SlotStore:
         self.keys = [self.zeros(shape) for _ in range(encoder.num_hidden_layers)]
         self.values = [self.zeros(shape) for _ in range(encoder.num_hidden_layers)]
         self.tails: dict[str, Tensor] = {}
-        decoder = (slots, config.num_decoder_layers, config.decoder_hidden_size)
-        self._hidden, self._cell = self.zeros(decoder), self.zeros(decoder)
-        self._predicted = self.zeros((slots, config.decoder_hidden_size))
-        self._counts = torch.zeros((slots, 2), device=network.device, dtype=torch.long)
+        self.decoder = transducer.start(slots)
 
     def zeros(self, shape: Sequence[int]) -> Tensor:
         return self.torch.zeros(tuple(shape), **self._like)
 
     def paddings(self, rows: Rows) -> "Paddings":
         return Paddings(self, rows)
-
-    def decoder(self, rows: Rows) -> Decoder:
-        """The decoder states of the rows."""
-        index = rows.index
-        counts = self._counts[index]
-        hidden, cell = self._hidden[index].transpose(0, 1), self._cell[index].transpose(0, 1)
-        return Decoder(
-            hidden.contiguous(), cell.contiguous(), self._predicted[index], counts[:, 0], counts[:, 1]
-        )
-
-    def write(self, rows: Rows, decoder: Decoder) -> None:
-        index = rows.index
-        self._hidden[index] = decoder.hidden.transpose(0, 1)
-        self._cell[index] = decoder.cell.transpose(0, 1)
-        self._predicted[index] = decoder.predicted
-        self._counts[index] = self.torch.stack([decoder.symbols, decoder.skip], 1)
 
 
 class KeysAndValues:

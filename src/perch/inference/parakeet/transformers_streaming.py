@@ -60,7 +60,7 @@ class StreamingModel(CacheAwareModel[_State]):
         )
 
     def _make_store(self, slots: int) -> SlotStore:
-        return SlotStore(self._torch, self._network, slots=slots)
+        return SlotStore(self._torch, self._network, self._transducer, slots=slots)
 
     def _make_state(self, slot: int) -> _State:
         return _State(slot, np.zeros(self._extractor.n_fft // 2, dtype=np.float32))
@@ -120,11 +120,11 @@ class StreamingModel(CacheAwareModel[_State]):
         self._spoil(works)
         for cache in caches:
             cache.commit()
-        self._store.write(rows, decoder)
+        self._store.decoder.keep(rows.index, decoder)
         self._count(works, emitted, valid.tolist(), size)
 
     def _decoder(self, rows: Rows) -> Decoder:
-        return self._transducer.start(len(rows)) if rows.first else self._store.decoder(rows)
+        return self._transducer.start(len(rows)) if rows.first else self._store.decoder.of(rows.index)
 
     def _encode(self, features: Any, caches: tuple[KeysAndValues, Paddings], filled: Any, valid: Any) -> Any:
         """The chunk's encoder frames, shape (B, lookahead + 1, width). The caches are not committed."""
