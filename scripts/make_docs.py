@@ -158,7 +158,7 @@ _HELP = {
         "Open another session and go on.",
     ),
     "idle_timeout": (
-        "Nothing came from the client for `PERCH_IDLE_TIMEOUT_S`.",
+        "Nothing came from the client for `PERCH_IDLE_TIMEOUT_S`, and it was not waiting for its words.",
         "Connect again; send `ping` while there is nothing to say.",
     ),
     "lag_exceeded": (

@@ -9,11 +9,11 @@ import soxr
 from playwright.async_api import expect
 
 from processes import perch, running
-from speech import OWN, clips, word_error_rate
+from speech import OWN, clips
 
 from .browser import finals, open_page
 
-pytestmark = [pytest.mark.browser, pytest.mark.golden, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.browser, pytest.mark.golden, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +44,15 @@ async def test_spoken_words_appear_on_the_page(voice_48k: Path) -> None:
     ):
         await expect(page.locator("body")).to_contain_text("Demonstration recogniser")
         await page.click("#record")
-        await expect(page.locator("#partial-text")).not_to_be_empty(timeout=15_000)
+        await expect(page.locator("#partial-text")).not_to_be_empty(timeout=60_000)
         await page.wait_for_function(
             "() => document.getElementById('recorded').textContent.split(':').at(-1) >= '12.0'",
-            timeout=30_000,
+            timeout=60_000,
         )
         await page.click("#record")
-        await expect(page.locator("body")).to_have_attribute("data-phase", "idle", timeout=30_000)
+        await expect(page.locator("body")).to_have_attribute("data-phase", "idle", timeout=60_000)
         heard = " ".join(await finals(page))
     assert problems == []
     # Where in the recording the microphone begins differs from run to run, and so does what is heard of it:
-    # about half of the words, never the same ones. Without the voice, or with it garbled, it would be none.
-    assert word_error_rate([said], [heard]) <= 0.7, heard
+    # about half of the fourteen words, never the same ones. Of another voice, or of noise, it would be one or two.
+    assert len(set(said.split()) & set(heard.split())) >= 5, heard
