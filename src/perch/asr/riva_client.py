@@ -361,15 +361,9 @@ class RivaASRClient(ASRClient):
         known = [info for endpoint in self._pool.endpoints for info in endpoint.models]
         suitable = [info for info in known if model and info.answers_to(model)] or known
         if is_auto and suitable and all(info.is_of_perch for info in suitable):
-            return (
-                ""  # engines of ours know what they speak, and say nothing of it if that is several languages
-            )
-        if languages.is_open(default):
-            return default
+            return ""  # engines of ours know what they speak, and say nothing of it if there is more than one
         offered = [language for info in suitable for language in info.languages]
-        if not offered or languages.nearest(offered, default):
-            return default
-        return offered[0]
+        return languages.default_for(offered, default) or default
 
 
 def _as_recording(config: RecognitionConfig) -> RecognitionConfig:

@@ -1,6 +1,6 @@
 """Whether a language that is offered is the one that is wanted: BCP-47 tags, with or without a region."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 AUTO = "auto"
 DEFAULT = "default"
@@ -40,6 +40,21 @@ def nearest(offered: Iterable[str], wanted: str) -> str | None:
     tags = list(offered)
     same = (tag for tag in tags if primary(tag) == primary(wanted))
     return find(tags, wanted) or next(same, None)
+
+
+def default_for(offered: Sequence[str], default: str) -> str:
+    """What is spoken to a model that offers these, if nobody said: ``default``, or else the first of them.
+
+    Empty if ``default`` leaves it open.
+    """
+    if is_open(default):
+        return ""
+    if not offered:
+        return default
+    found = nearest(offered, default)
+    if found is None:
+        return offered[0]
+    return found if "-" in found else default
 
 
 def common(tags: Iterable[str]) -> str:

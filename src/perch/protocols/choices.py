@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from perch.core.languages import AUTO, DEFAULT, find, is_open, nearest, primary
+from perch.core.languages import AUTO, DEFAULT, default_for, find, is_open, nearest, primary
 from perch.core.speech import ModelInfo, RecognitionConfig
 from perch.errors import LanguageUnsupported, ModelUnavailable
 
@@ -121,25 +121,13 @@ def _speaking(language: str, models: Sequence[ModelInfo]) -> list[ModelInfo]:
 def _language(wanted: str, suitable: Sequence[ModelInfo], default: str) -> str:
     offered = list(dict.fromkeys(language for info in suitable for language in info.languages))
     if not wanted:
-        return _default(offered, default)
+        return default_for(offered, default)
     if is_open(wanted):
         return offered[0] if len(offered) == 1 else (AUTO if offered else "")
     found = nearest(offered, wanted)
     if found is None and offered:
         raise LanguageUnsupported(f"{_subject(suitable)} {_spoken(offered)}.")
     return found if found is not None and "-" in found else wanted
-
-
-def _default(offered: Sequence[str], default: str) -> str:
-    """The gateway's language, or of a model that does not speak it the first that it does."""
-    if is_open(default):
-        return ""
-    if not offered:
-        return default
-    found = nearest(offered, default)
-    if found is None:
-        return offered[0]
-    return found if "-" in found else default
 
 
 def _subject(suitable: Sequence[ModelInfo]) -> str:
