@@ -14,8 +14,14 @@ settings.register_profile("perch", deadline=None)  # what an example takes is th
 settings.load_profile("perch")
 
 
+_LOOPS: list[asyncio.AbstractEventLoop] = []
+
+
 @pytest_asyncio.fixture
 async def task_guard() -> AsyncIterator[None]:
+    # gRPC's answers to a call that was given up may come when its loop is closed, and it holds no reference to
+    # the loop (``CallbackWrapper`` in callback_common.pyx.pxi): were it gone, that would write to freed memory.
+    _LOOPS.append(asyncio.get_running_loop())
     before = asyncio.all_tasks()
     yield
     left = {task for task in asyncio.all_tasks() - before if task is not asyncio.current_task()}

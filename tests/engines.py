@@ -9,10 +9,11 @@ from typing import Any
 import grpc
 
 from perch.audio.tones import DEFAULT_TIMING, Timing, synthesise
+from perch.core.speech import RecognitionConfig
 from perch.engine.config import EngineConfig
 from perch.engine.server import EngineServer
-from perch.inference.recogniser import Recogniser
-from perch.inference.scripted import CAPABILITIES, ScriptedRecogniser
+from perch.inference.recogniser import Recogniser, Recognition
+from perch.inference.scripted import CAPABILITIES, ScriptedRecogniser, ScriptedVoice
 from perch.riva.proto import AudioEncoding, asr, asr_grpc
 
 CHUNK = 3_200
@@ -20,6 +21,20 @@ CHUNK = 3_200
 
 LONG_PAUSE = Timing(pause_s=1.5, tail_s=0.3)
 """Between utterances: longer than the silence that ends one."""
+
+
+class _SlowVoice(ScriptedVoice):
+    async def finish(self) -> Recognition:
+        await asyncio.sleep(2.0)  # what a busy model may take
+        return await super().finish()
+
+
+class SlowFinals(ScriptedRecogniser):
+    """Takes two seconds for each final."""
+
+    async def open(self, config: RecognitionConfig) -> ScriptedVoice:
+        await (await super().open(config)).aclose()
+        return _SlowVoice(self)
 
 
 @asynccontextmanager

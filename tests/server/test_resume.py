@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soxr
 
-from engines import scripted_engine, tone_speech
+from engines import SlowFinals, engine_over, scripted_engine, tone_speech
 from gateways import Gateway, Heard, cut, gateway, listen, next_event, transcribe
 from perch.asr.mock import MockASRClient
 from perch.asr.riva_client import RivaASRClient, RivaConfig
@@ -149,6 +149,21 @@ async def test_a_client_of_another_rate_goes_on_at_the_very_sample(
     assert client.resumed > 1
     assert all(position % width == 0 for position in client.positions)
     assert finals(heard) == finals(undisturbed)
+
+
+async def test_a_client_that_comes_back_may_stop_again() -> None:
+    """It was cut off after its stop, and cannot know whether that was heard."""
+    async with engine_over(SlowFinals()) as engine, gateway(client_of(engine.address)) as at:
+        async with begun(at) as (socket, token):
+            await socket.send_bytes(SPEECH[BEGUN:])
+            await socket.send_json({"type": "stop"})
+            await lose(socket)
+        async with at.client.ws_connect(at.ws) as socket:
+            await socket.send_json({"type": "resume", "token": token, "last_seq": 1})
+            await socket.send_json({"type": "stop"})
+            heard = Heard(events=[message.json() async for message in socket])
+    assert heard.text == " ".join(SENTENCES)
+    assert (heard.error, socket.close_code) == (None, 1000)
 
 
 async def test_the_end_is_told_to_a_client_that_was_cut_off_before_it() -> None:

@@ -8,15 +8,12 @@ from contextlib import AbstractAsyncContextManager
 import numpy as np
 import pytest
 
-from engines import engine_over, scripted_engine
+from engines import SlowFinals, engine_over, scripted_engine
 from gateways import Gateway, Heard, cut, gateway, listen, next_event, transcribe
 from perch.asr.mock import MockASRClient
 from perch.asr.riva_client import RivaASRClient, RivaConfig
 from perch.audio.tones import synthesise
 from perch.core.messages import Backend, Limits
-from perch.core.speech import RecognitionConfig
-from perch.inference.recogniser import Recognition
-from perch.inference.scripted import ScriptedRecogniser, ScriptedVoice
 from perch.server.config import AdmissionConfig, GatewayConfig, ResumeConfig
 
 SILENCE = bytes(2 * 16_000)
@@ -258,21 +255,9 @@ async def test_a_client_that_says_nothing_is_closed() -> None:
     assert (heard.error, heard.close_code) == ("idle_timeout", 1008)
 
 
-class SlowVoice(ScriptedVoice):
-    async def finish(self) -> Recognition:
-        await asyncio.sleep(2.0)  # what a busy model may take
-        return await super().finish()
-
-
-class SlowRecogniser(ScriptedRecogniser):
-    async def open(self, config: RecognitionConfig) -> ScriptedVoice:
-        await (await super().open(config)).aclose()
-        return SlowVoice(self)
-
-
 async def test_a_client_that_waits_for_a_slow_engine_is_not_idle() -> None:
     brief = GatewayConfig(limits=Limits(idle_timeout_s=0.5))
-    async with engine_over(SlowRecogniser()) as engine, gateway(client_of(engine.address), brief) as at:
+    async with engine_over(SlowFinals()) as engine, gateway(client_of(engine.address), brief) as at:
         heard = await transcribe(at, cut(tone_words()))
     assert (heard.text, heard.error, heard.close_code) == (WORDS, None, 1000)
 

@@ -62,7 +62,8 @@ TRANSITIONS: dict[State, dict[type[Command], State]] = {
         Reply: State.STREAMING,
         Stop: State.DRAINING,
     },
-    State.DRAINING: {Ping: State.DRAINING, Reply: State.DRAINING},
+    # Stop again: a client that comes back cannot know whether its stop was heard.
+    State.DRAINING: {Ping: State.DRAINING, Reply: State.DRAINING, Stop: State.DRAINING},
     State.CLOSED: {},
 }
 

@@ -141,6 +141,7 @@ class LiveSession:
         Raises:
             PerchError: It may not, or it cannot be done.
         """
+        was_stopped = self.session.state is State.DRAINING
         self.session.receive_command(command)
         match command:
             case Audio(payload, channel):
@@ -150,7 +151,7 @@ class LiveSession:
                 self._open_streams([None] * config.audio.streams)
             case Finalize():
                 self._finalize()
-            case Stop():
+            case Stop() if not was_stopped:
                 self._stop()
             case _:
                 pass
