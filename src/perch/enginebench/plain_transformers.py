@@ -118,7 +118,7 @@ class Streaming(_Generating):
 
     def _of(self, audio: Audio, *, is_first: bool) -> Any:
         inputs = self._processor(audio, sampling_rate=RATE, is_streaming=True, is_first_audio_chunk=is_first)
-        return inputs["input_features"]
+        return inputs["input_features"].to(self._network.device, self._network.dtype)
 
 
 def load(spec: Spec) -> PlainLoop:
@@ -129,8 +129,9 @@ def load(spec: Spec) -> PlainLoop:
     torch, library = libraries()
     if spec.options.threads:
         torch.set_num_threads(spec.options.threads)
-    kind, network, processor = served._read(torch, library, spec.options, device_of(torch, spec.options))  # noqa: SLF001
+    network, processor = served._read(torch, library, spec.options, device_of(torch, spec.options))  # noqa: SLF001
     torch.set_grad_enabled(False)
+    kind = network.config.model_type
     if kind == "nemotron_asr_streaming":
         processor.set_num_lookahead_tokens(spec.chunk // FRAME - 1)
         return Streaming(torch, network, processor, is_ctc=False)

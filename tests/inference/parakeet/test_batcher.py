@@ -90,3 +90,17 @@ def test_a_dropped_utterance_is_gone_and_can_be_dropped_again() -> None:
     b.drop(1)
     b.drop(1)
     assert [due.key for due in b.take()] == [2]
+
+
+def test_context_counts_in_what_a_step_may_take() -> None:
+    b = Batcher(chunk=100, most=8, most_samples=2_400, context=700)
+    open_with(b, 100, 100, 100, 100)
+    assert [len(b.take()), len(b.take())] == [3, 1]
+
+
+def test_after_memory_ran_out_no_step_is_of_more_than_half_as_much() -> None:
+    b = batcher()
+    open_with(b, 100, 100, 100, 100, 100, 100, 100)
+    b.lighten(b.take())
+    open_with(b, *[100] * 14)
+    assert [len(b.take()) for _ in range(5)] == [3, 3, 3, 3, 2]

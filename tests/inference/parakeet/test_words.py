@@ -3,7 +3,6 @@
 import pytest
 
 from perch.core.speech import Characters, Word
-from perch.inference.parakeet.calibrate import Trial, carried
 from perch.inference.parakeet.model import FRAME, Token
 from perch.inference.parakeet.words import recognition, text_of
 
@@ -63,16 +62,3 @@ def test_times_do_not_leave_the_utterance_nor_run_into_the_next_word() -> None:
 def test_no_tokens_are_no_text_and_an_unknown_confidence_stays_unknown() -> None:
     assert recognition([], samples=0).text == text_of([]) == ""
     assert recognition([Token("▁a", 0)], samples=FRAME).confidence is None
-
-
-@pytest.mark.parametrize(
-    ("trials", "streams"),
-    [
-        ([Trial(1, 0.9)], 1),
-        ([Trial(1, 0.1), Trial(2, 0.2), Trial(4, 0.4)], 4),
-        ([Trial(1, 0.1), Trial(2, 0.3), Trial(4, 0.7)], 3),
-        ([], 1),
-    ],
-)
-def test_carried_streams_fit_the_limit(trials: list[Trial], streams: int) -> None:
-    assert carried(trials, 0.5) == streams

@@ -34,32 +34,37 @@ DECODER = {
 def build(folder: Path, kind: str, *, seed: int = 0) -> Path:
     """A model of a kind (``ctc``, ``rnnt``, ``tdt`` or ``streaming``) in ``folder``."""
     import torch
-    import transformers as hf
 
     torch.manual_seed(seed)
-    tokenizer = _tokenizer()
-    if kind == "streaming":
-        config = hf.NemotronAsrStreamingConfig(**DECODER, encoder_config=SIZES | {"sliding_window": 15})
-        model: Any = hf.NemotronAsrStreamingForRNNT(config)
-        extractor: Any = hf.NemotronAsrStreamingFeatureExtractor(feature_size=80)
-        processor: Any = hf.NemotronAsrStreamingProcessor(extractor, tokenizer)
-    else:
-        extractor = hf.ParakeetFeatureExtractor(feature_size=80)
-        processor = hf.ParakeetProcessor(extractor, tokenizer, decoder_type=kind)
-        if kind == "ctc":
-            model = hf.ParakeetForCTC(
-                hf.ParakeetCTCConfig(vocab_size=len(PIECES), pad_token_id=BLANK, encoder_config=SIZES)
-            )
-        elif kind == "rnnt":
-            model = hf.ParakeetForRNNT(hf.ParakeetRNNTConfig(**DECODER, encoder_config=SIZES))
-        else:
-            model = hf.ParakeetForTDT(
-                hf.ParakeetTDTConfig(**DECODER, durations=[0, 1, 2, 3, 4], encoder_config=SIZES)
-            )
+    model = network_of(kind)
     _make_talkative(torch, model, kind)
     model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    processor_of(kind).save_pretrained(folder)
     return folder
+
+
+def processor_of(kind: str) -> Any:
+    import transformers as hf
+
+    if kind == "streaming":
+        extractor: Any = hf.NemotronAsrStreamingFeatureExtractor(feature_size=80)
+        return hf.NemotronAsrStreamingProcessor(extractor, _tokenizer())
+    return hf.ParakeetProcessor(hf.ParakeetFeatureExtractor(feature_size=80), _tokenizer(), decoder_type=kind)
+
+
+def network_of(kind: str) -> Any:
+    import transformers as hf
+
+    if kind == "streaming":
+        config = hf.NemotronAsrStreamingConfig(**DECODER, encoder_config=SIZES | {"sliding_window": 15})
+        return hf.NemotronAsrStreamingForRNNT(config)
+    if kind == "ctc":
+        return hf.ParakeetForCTC(
+            hf.ParakeetCTCConfig(vocab_size=len(PIECES), pad_token_id=BLANK, encoder_config=SIZES)
+        )
+    if kind == "rnnt":
+        return hf.ParakeetForRNNT(hf.ParakeetRNNTConfig(**DECODER, encoder_config=SIZES))
+    return hf.ParakeetForTDT(hf.ParakeetTDTConfig(**DECODER, durations=[0, 1, 2, 3, 4], encoder_config=SIZES))
 
 
 def _make_talkative(torch: Any, model: Any, kind: str) -> None:

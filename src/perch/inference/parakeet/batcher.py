@@ -6,7 +6,7 @@ Nobody waits for company: while a step runs, others become ready, and the next s
 so the longest wait of a ready piece is the step under way plus the steps of those in front.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,10 +43,12 @@ class Batcher:
         most: Pieces of one step.
         most_samples: Of one step, counting each piece as long as the longest, as they are padded to it.
             A piece longer than this goes alone.
+        context: Samples that are encoded beside those of each piece.
     """
 
-    def __init__(self, *, chunk: int, most: int, most_samples: int) -> None:
+    def __init__(self, *, chunk: int, most: int, most_samples: int, context: int = 0) -> None:
         self._chunk = chunk
+        self._context = context
         self._most = most
         self._most_samples = most_samples
         self._utterances: dict[int, Waiting] = {}
@@ -85,10 +87,15 @@ class Batcher:
             self._join_line(waiting)
         return taken
 
+    def lighten(self, dues: Sequence[Due]) -> None:
+        """There was no memory for ``dues`` in one step: from now on, no step is of more than half as much."""
+        longest = self._context + max(len(due.audio) for due in dues)
+        self._most_samples = min(self._most_samples, longest * len(dues) // 2)
+
     def _fitting(self, most: int) -> Iterator[Waiting]:
         longest = 0
         for count, waiting in enumerate(self._line.values(), 1):
-            longest = max(longest, self._length(waiting))
+            longest = max(longest, self._context + self._length(waiting))
             if count > most or (count > 1 and longest * count > self._most_samples):
                 return
             yield waiting

@@ -11,6 +11,7 @@ from time import perf_counter
 import numpy as np
 
 from perch.core.audio import RATE
+from perch.inference.parakeet.device import is_lost
 from perch.inference.parakeet.model import Audio, Model, Piece
 
 BUDGET = 0.6
@@ -49,6 +50,11 @@ def calibrate(model: Model, *, most: int, besides: int, report: Report) -> int:
         except MemoryError:
             report(f"calibrating: there is no memory for {streams} streams")
             break
+        except RuntimeError as problem:  # a limit of a library's own, which fewer streams are below
+            if not trials or is_lost(problem):
+                raise
+            report(f"calibrating: {streams} streams are too many: {problem}")
+            break
         report(
             f"calibrating: {streams} streams in {trials[-1].seconds * 1000:.0f} ms, limit {limit * 1000:.0f} ms"
         )
@@ -74,21 +80,43 @@ def carried(trials: list[Trial], limit: float) -> int:
     return best.streams + int(share * (over[0].streams - best.streams))
 
 
+def warm_up(model: Model) -> None:
+    """One utterance of noise, so that what cannot work breaks now, and the first caller waits no longer than any.
+
+    Raises:
+        Exception: Whatever the library raises.
+    """
+    noise = _noise(model.facts.chunk or WHOLE)
+    if model.facts.chunk:
+        state = model.begin()
+        _step(model, [state], noise, last=False)
+        _step(model, [state], noise, last=True)
+    else:
+        _step(model, [model.begin()], noise, last=True)
+
+
 def _time(model: Model, streams: int, besides: int, length: int) -> float:
-    """Seconds of a step, the median of some after one that warms up."""
-    noise = np.random.default_rng(0).normal(0.0, 0.02, length).astype(np.float32)
+    """Seconds of a step as long as any will be, the median of some after one that warms up."""
+    noise, chunk = _noise(length), model.facts.chunk
     model.reserve(streams + besides)
-    if model.facts.chunk == 0:
-        return _median(
-            [_step(model, [model.begin() for _ in range(streams)], noise, last=True) for _ in range(2)]
-        )
+    if chunk == 0:
+        times = [
+            _step(model, [model.begin() for _ in range(streams)], noise, last=True)
+            for _ in range(1 + _TIMED_STEPS)
+        ]
+        return _median(times[1:])
+    growing = -(-model.facts.context // chunk)
     states = [model.begin() for _ in range(streams)]
     try:
-        times = [_step(model, states, noise, last=False) for _ in range(1 + _TIMED_STEPS)]
+        times = [_step(model, states, noise, last=False) for _ in range(growing + 1 + _TIMED_STEPS)]
     finally:
         for state in states:
             model.end(state)
-    return _median(times[1:])
+    return _median(times[growing + 1 :])
+
+
+def _noise(samples: int) -> Audio:
+    return np.random.default_rng(0).normal(0.0, 0.02, samples).astype(np.float32)
 
 
 def _step(model: Model, states: list[object], audio: Audio, *, last: bool) -> float:

@@ -6,6 +6,7 @@ stream. The joint network is evaluated for a window of frames ahead, in which ev
 token is skipped at once; no loop here is over streams.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,8 +73,10 @@ class Transducer:
         self._width = config.decoder_hidden_size
         self._device = model.device
         self._dtype = model.dtype
+        self._head = _in_float32(torch, model.joint.head)
         durations = getattr(config, "durations", None)
         self._durations = None if durations is None else torch.tensor(list(durations), device=model.device)
+        self._longest_jump = max(durations) if durations else 1
 
     def start(self, streams: int) -> Decoder:
         """The state of ``streams`` streams that have said nothing."""
@@ -101,7 +104,7 @@ class Transducer:
         while bool((at < lengths).any()):
             places = (at[:, None] + ahead).clamp(max=frames.shape[1] - 1)
             window = frames.gather(1, places[:, :, None].expand(-1, -1, frames.shape[2]))
-            logits = self._joint.head(self._joint.activation(window + predicted[:, None]))
+            logits = self._head(self._joint.activation(window + predicted[:, None]).float())
             labels = logits[..., : self._vocabulary].argmax(-1)
             steps = self._steps(logits)
             found = self._next_token(labels, steps, (lengths - at).clamp(min=0))
@@ -110,7 +113,7 @@ class Transducer:
             index = found.clamp(max=len(ahead) - 1)[:, None]
             token = labels.gather(1, index)[:, 0]
             spoken = logits.gather(1, index[:, :, None].expand(-1, -1, logits.shape[2]))[:, 0]
-            chance = spoken[:, : self._vocabulary].float().softmax(-1).gather(1, token[:, None])[:, 0]
+            chance = spoken[:, : self._vocabulary].softmax(-1).gather(1, token[:, None])[:, 0]
             step = torch.where(emits, steps.gather(1, index)[:, 0], torch.zeros_like(at))
             said.append((emits, token, here, step, chance))
             symbols = torch.where(found > 0, torch.zeros_like(symbols), symbols)
@@ -143,13 +146,13 @@ class Transducer:
         places = torch.arange(width, device=labels.device)
         if self._durations is None:
             return torch.minimum(torch.where(is_blank, width, places).min(1).values, left)
-        jumps = torch.where(is_blank, steps.clamp(min=1), torch.zeros_like(steps))
-        at = torch.zeros_like(labels[:, 0])
-        for _ in range(width):  # following the blanks' jumps; a stream at its token or past the end stays
-            at = torch.where(
-                at < left.clamp(max=width), at + jumps.gather(1, at.clamp(max=width - 1)[:, None])[:, 0], at
-            )
-        return at
+        # Where each frame's blank jumps to; a token, and what is past the end, stays. Each round doubles the jumps.
+        leads = torch.arange(width + self._longest_jump, device=labels.device).repeat(len(labels), 1)
+        moves = is_blank & (places < left[:, None])
+        leads[:, :width] += torch.where(moves, steps.clamp(min=1), torch.zeros_like(steps))
+        for _ in range((width - 1).bit_length()):
+            leads = leads.gather(1, leads)
+        return leads[:, 0]
 
     def _predict(self, token: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         embedded = self._network.embedding(token)[:, None]
@@ -162,21 +165,17 @@ def _collected(torch: Any, said: list[tuple[Tensor, ...]], streams: int) -> list
     emitted: list[list[Emitted]] = [[] for _ in range(streams)]
     if not said:
         return emitted
-    emits, tokens, frames, steps, chances = (
-        torch.stack(column).tolist() for column in zip(*said, strict=True)
-    )
-    for row in range(len(emits)):
-        for stream in range(streams):
-            if emits[row][stream]:
-                emitted[stream].append(
-                    Emitted(
-                        tokens[row][stream],
-                        frames[row][stream],
-                        max(1, steps[row][stream]),
-                        chances[row][stream],
-                    )
-                )
+    columns = [torch.stack(column).double() for column in zip(*said, strict=True)]
+    for row in torch.stack(columns, 2).tolist():
+        for stream, (emits, token, frame, step, chance) in enumerate(row):
+            if emits:
+                emitted[stream].append(Emitted(int(token), int(frame), max(1, int(step)), chance))
     return emitted
+
+
+def _in_float32(torch: Any, head: Any) -> Any:
+    """The joint network's last layer for a close choice between tokens: 16 bits leave steps of an eighth there."""
+    return head if next(head.parameters()).dtype == torch.float32 else copy.deepcopy(head).float()
 
 
 def ctc(logits: Tensor, lengths: Tensor, blank: int, before: list[int]) -> list[list[Emitted]]:

@@ -75,6 +75,8 @@ class Facts:
     languages: tuple[str, ...] = ("en-US",)
     lookahead: int = 0
     """Samples after a piece's end that a token of it may wait for."""
+    context: int = 0
+    """Samples around a piece that are encoded anew with it, once so many have been heard."""
     longest: int = 40 * 16_000
     """Samples of the longest utterance it takes."""
     word_times: bool = True

@@ -14,6 +14,7 @@ from perch.inference.parakeet.nemo_checkpoint import (
 )
 from perch.inference.parakeet.nemo_transducer import is_known, transducer_of
 from perch.inference.parakeet.torch_setup import device_of, dtype_of
+from perch.inference.parakeet.transformers_common import pieces_of
 
 
 def load(options: LoadOptions) -> Model:
@@ -58,10 +59,12 @@ def _served(torch: Any, model: Any, options: LoadOptions, decoder: str) -> Model
     if decoder != "ctc" and not is_known(model):
         _turn_off_graphs(model)
         return OwnModel(torch, model, options, decoder=decoder)
+    network, processor = Network(torch, model, len(vocabulary_of(model))), Processor(torch, model)
     return OfflineModel(
         torch,
-        Network(torch, model, len(vocabulary_of(model))),
-        Processor(torch, model),
+        network,
+        processor.features,
+        pieces_of(processor, network.config.vocab_size),
         options,
         decoder=decoder,
         backend="nemo",

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-
 from perch.inference.parakeet.model import Audio
 from perch.inference.parakeet.nemo_checkpoint import vocabulary_of
 from perch.inference.parakeet.nemo_transducer import networks_of
+from perch.inference.parakeet.transformers_features import padded
 
 Tensor = Any
 
@@ -61,22 +60,15 @@ class Processor:
     def __init__(self, torch: Any, model: Any) -> None:
         self._torch = torch
         self._preprocessor = model.preprocessor
+        self._device = next(model.encoder.parameters()).device
         self.tokenizer = _Vocabulary(vocabulary_of(model))
 
-    def feature_extractor(
-        self, audios: Sequence[Audio], *, sampling_rate: int, device: str, return_tensors: str
-    ) -> dict[str, Tensor]:
-        """Log mel features of shape (B, T, mels), and which of them are valid."""
-        del sampling_rate, return_tensors  # 16 kHz and tensors, as everywhere here
-        torch = self._torch
-        longest = max(len(audio) for audio in audios)
-        padded = np.stack([np.pad(audio, (0, longest - len(audio))) for audio in audios])
-        features, counts = self._preprocessor(
-            input_signal=torch.from_numpy(padded).to(device),
-            length=torch.tensor([len(audio) for audio in audios], device=device),
-        )
-        places = torch.arange(features.shape[2], device=features.device)
-        return {"input_features": features.transpose(1, 2), "attention_mask": places[None] < counts[:, None]}
+    def features(self, windows: Sequence[Audio]) -> tuple[Tensor, Tensor]:
+        """Log mel features of shape (B, T, bands), and which of the T are real, shape (B, T)."""
+        audio, samples = padded(self._torch, windows, self._device)
+        features, counts = self._preprocessor(input_signal=audio, length=samples)
+        places = self._torch.arange(features.shape[2], device=self._device)
+        return features.transpose(1, 2), places[None] < counts[:, None]
 
 
 class _Vocabulary:

@@ -28,7 +28,7 @@ class OwnModel(WholeModel):
         self._model = model
         self._vocabulary = vocabulary_of(model)
         self._network = network = Network(torch, model, len(self._vocabulary), decodes=False)
-        self._features = Processor(torch, model).feature_extractor
+        self._features = Processor(torch, model).features
         super().__init__(
             Facts(
                 model=options.name,
@@ -46,14 +46,8 @@ class OwnModel(WholeModel):
     def _recognise(self, audios: Sequence[Audio]) -> list[list[Token]]:
         network = self._network
         with computing(self._torch):
-            features = self._features(
-                list(audios), sampling_rate=16_000, device=str(network.device), return_tensors="pt"
-            )
-            encoded = network.encoder(
-                features["input_features"].to(network.dtype),
-                features["attention_mask"],
-                output_attention_mask=True,
-            )
+            features, mask = self._features(audios)
+            encoded = network.encoder(features.to(network.dtype), mask, output_attention_mask=True)
             hypotheses = self._model.decoding.rnnt_decoder_predictions_tensor(
                 encoder_output=encoded.last_hidden_state.transpose(1, 2),
                 encoded_lengths=encoded.attention_mask.sum(-1),

@@ -22,6 +22,9 @@ def libraries() -> tuple[Any, Any]:
         raise BadConfig(f"This model needs PyTorch and transformers ({problem}): {INSTALL}") from problem
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    # cuDNN's attention makes a plan for every new batch size and length, up to half a second each (transformers
+    # issue 48163, FunASR issue 3704); here both change all the time. PyTorch's own kernels need none.
+    torch.backends.cuda.enable_cudnn_sdp(enabled=False)
     return torch, transformers
 
 
@@ -54,6 +57,8 @@ def dtype_of(torch: Any, options: LoadOptions, device: str) -> Any:
     """
     if options.dtype == "int8":
         raise BadConfig("int8 is for ONNX exports; PyTorch runs float32, bfloat16 or float16.")
+    if options.dtype == "auto" and device == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if options.dtype == "auto":
-        return torch.bfloat16 if device == "cuda" else torch.float32
+        return torch.float32
     return getattr(torch, options.dtype)

@@ -6,6 +6,7 @@ from typing import Any
 from perch.errors import BadConfig, EngineFailed, PerchError
 from perch.inference.parakeet.model import LoadOptions, Model
 from perch.inference.parakeet.torch_setup import device_of, dtype_of, libraries
+from perch.inference.parakeet.transformers_common import pieces_of
 
 _CLASSES = {
     "parakeet_ctc": "ParakeetForCTC",
@@ -22,25 +23,45 @@ def load(options: LoadOptions) -> Model:
         BadConfig: A package or a device is missing, or the model cannot do what is asked.
         EngineFailed: The checkpoint is broken.
     """
-    from perch.inference.parakeet.transformers_offline import OfflineModel  # noqa: PLC0415
-    from perch.inference.parakeet.transformers_streaming import StreamingModel  # noqa: PLC0415
-
     if not Path(options.path).is_dir():
         raise BadConfig(f"{options.path} is not a folder with a model.")
     torch, transformers = libraries()
     device = device_of(torch, options)
     if options.threads:
         torch.set_num_threads(options.threads)
-    kind, network, processor = _read(torch, transformers, options, device)
+    network, processor = _read(torch, transformers, options, device)
+    return served(torch, network, processor, options)
+
+
+def served(torch: Any, network: Any, processor: Any, options: LoadOptions) -> Model:
+    """What serves ``network``, one of ``_CLASSES`` on its device.
+
+    Raises:
+        BadConfig: It cannot do what is asked.
+    """
+    from perch.inference.parakeet.transformers_features import Features  # noqa: PLC0415
+    from perch.inference.parakeet.transformers_offline import OfflineModel  # noqa: PLC0415
+    from perch.inference.parakeet.transformers_positions import project_once  # noqa: PLC0415
+    from perch.inference.parakeet.transformers_streaming import StreamingModel  # noqa: PLC0415
+
+    kind = network.config.model_type
     if kind == "nemotron_asr_streaming":
         return StreamingModel(torch, network, processor, options)
-    return OfflineModel(torch, network, processor, options, decoder=kind.removeprefix("parakeet_"))
+    project_once(torch, network.encoder.layers, keep=False)
+    return OfflineModel(
+        torch,
+        network,
+        Features(torch, processor.feature_extractor, network.device),
+        pieces_of(processor, network.config.vocab_size),
+        options,
+        decoder=kind.removeprefix("parakeet_"),
+    )
 
 
-def _read(torch: Any, transformers: Any, options: LoadOptions, device: str) -> tuple[str, Any, Any]:
-    """The kind of model, the model on its device, and its processor."""
+def _read(torch: Any, transformers: Any, options: LoadOptions, device: str) -> tuple[Any, Any]:
+    """The model on its device, and its processor."""
     try:
-        kind = _served(transformers.AutoConfig.from_pretrained(options.path, local_files_only=True), options)
+        kind = _kind_of(transformers.AutoConfig.from_pretrained(options.path, local_files_only=True), options)
         processor = transformers.AutoProcessor.from_pretrained(options.path, local_files_only=True)
         network, loading = getattr(transformers, _CLASSES[kind]).from_pretrained(
             options.path,
@@ -50,7 +71,7 @@ def _read(torch: Any, transformers: Any, options: LoadOptions, device: str) -> t
             output_loading_info=True,
         )
         _check_fit(network, loading, options.path)
-        return kind, network.to(device).eval(), processor
+        return network.to(device).eval(), processor
     except torch.OutOfMemoryError as problem:
         raise EngineFailed("The GPU's memory is not enough for the model: try a smaller one.") from problem
     except (PerchError, MemoryError):  # the second has no text; whoever starts the process has words for it
@@ -80,7 +101,7 @@ def _check_fit(network: Any, loading: Any, path: str) -> None:
         )
 
 
-def _served(config: Any, options: LoadOptions) -> str:
+def _kind_of(config: Any, options: LoadOptions) -> str:
     kind = str(config.model_type)
     if kind not in _CLASSES:
         raise BadConfig(f"{options.path} holds a {kind} model; these can be served: {', '.join(_CLASSES)}.")

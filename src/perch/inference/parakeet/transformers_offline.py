@@ -5,7 +5,7 @@ context. The encoder sees all of it anew, only the chunk's frames are decoded, a
 carried on, so text never changes once it is there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from perch.core.audio import RATE, ms_to_samples, samples_to_ms
 from perch.errors import BadConfig
 from perch.inference.parakeet.greedy import Decoder, Emitted, Transducer, ctc
 from perch.inference.parakeet.model import FRAME, Audio, Facts, LoadOptions, Mode, Piece, Token
-from perch.inference.parakeet.transformers_common import computing, has_punctuation, pieces_of, tokens_of
+from perch.inference.parakeet.transformers_common import computing, has_punctuation, tokens_of
 from perch.inference.parakeet.whole import SHORTEST
 
 LEFT = 70 * FRAME
@@ -50,13 +50,24 @@ class _Window:
 
 
 class OfflineModel:
-    """Implements ``Model``."""
+    """Implements ``Model``.
+
+    Args:
+        torch: The module.
+        network: A model of transformers, or what stands for one.
+        features: Makes of windows their features, shape (B, T, bands), and a mask of shape (B, T).
+        vocabulary: The text of every token.
+        options: What the operator chose.
+        decoder: ``ctc``, ``rnnt`` or ``tdt``.
+        backend: The library's name.
+    """
 
     def __init__(
         self,
         torch: Any,
         network: Any,
-        processor: Any,
+        features: Callable[[Sequence[Audio]], tuple[Any, Any]],
+        vocabulary: Sequence[str],
         options: LoadOptions,
         *,
         decoder: str,
@@ -64,8 +75,8 @@ class OfflineModel:
     ) -> None:
         self._torch = torch
         self._network = network
-        self._features = processor.feature_extractor
-        self._vocabulary = pieces_of(processor, network.config.vocab_size)
+        self._features = features
+        self._vocabulary = vocabulary
         self._transducer = None if decoder == "ctc" else Transducer(torch, network)
         mode = _mode(options, network.device.type)
         chunk = _chunk(options) if mode == "buffered" else 0
@@ -78,6 +89,7 @@ class OfflineModel:
             decoder=decoder,
             languages=options.languages,
             lookahead=RIGHT if chunk else 0,
+            context=LEFT + RIGHT if chunk else 0,
             longest=_LONGEST[mode],
             confidence=True,
             punctuation=has_punctuation(self._vocabulary),
@@ -131,18 +143,11 @@ class OfflineModel:
 
     def _recognise(self, windows: Sequence[_Window]) -> list[list[Token]]:
         torch, network = self._torch, self._network
-        features = self._features(
-            [window.audio for window in windows],
-            sampling_rate=RATE,
-            device=str(network.device),
-            return_tensors="pt",
-        )
-        inputs = {
-            "input_features": features["input_features"].to(network.device, network.dtype),
-            "attention_mask": features["attention_mask"].to(network.device),
-        }
+        features, mask = self._features([window.audio for window in windows])
         skipped = [(window.state.done - window.start) // FRAME for window in windows]
-        encoded = network.encoder(**inputs, output_attention_mask=True)
+        encoded = network.encoder(
+            input_features=features.to(network.dtype), attention_mask=mask, output_attention_mask=True
+        )
         valid = encoded.attention_mask.sum(-1)
         limits = torch.tensor(
             [_frames(window.until - window.start) for window in windows], device=network.device

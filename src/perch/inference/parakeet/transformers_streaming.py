@@ -21,6 +21,7 @@ from perch.inference.parakeet.greedy import Decoder, Transducer
 from perch.inference.parakeet.model import FRAME, Audio, Facts, LoadOptions, Piece
 from perch.inference.parakeet.slot_store import KeysAndValues, Paddings, Rows, SlotStore
 from perch.inference.parakeet.transformers_common import has_punctuation, pieces_of
+from perch.inference.parakeet.transformers_positions import project_once
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class StreamingModel(CacheAwareModel[_State]):
         self._network = network
         self._extractor = processor.feature_extractor
         self._transducer = Transducer(torch, network)
+        project_once(torch, network.encoder.layers, keep=True)
         chunks = chunking(options, processor.supported_num_lookahead_tokens)
         vocabulary = pieces_of(processor, network.config.vocab_size)
         super().__init__(torch, chunks, vocabulary)

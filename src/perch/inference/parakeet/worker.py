@@ -24,7 +24,8 @@ from perch.errors import EngineFailed, PerchError
 from perch.inference.parakeet import wire
 from perch.inference.parakeet.backends import backend
 from perch.inference.parakeet.batcher import Batcher, Due
-from perch.inference.parakeet.calibrate import Report, calibrate
+from perch.inference.parakeet.calibrate import Report, calibrate, warm_up
+from perch.inference.parakeet.device import is_lost
 from perch.inference.parakeet.model import LoadOptions, Model, Piece, Token
 from perch.inference.parakeet.words import recognition, text_of
 
@@ -40,8 +41,13 @@ _PATIENCE = 8
 """Steps of the streams that recordings let pass before they take one, when there is no pause between."""
 _RESERVED = 8
 """While somebody speaks, recordings get this part of what they otherwise get in a step."""
-_MOST_SAMPLES = {"cpu": 120 * RATE, "cuda": 3600 * RATE}
-"""Of one step on whole utterances: attention's memory grows with it."""
+_MOST_SAMPLES = {"cpu": 120 * RATE, "cuda": 1200 * RATE}
+"""Of one step: memory grows with it, and PyTorch's convolutions take no more than 2³¹ numbers, which 2,621
+seconds are in the first of a 0.6 B model."""
+_MOST_FAILURES = 8
+"""Utterances in a row that fail, each alone in its step, though nothing is said against them: it is the model."""
+_BROKEN = 70
+"""The status of a process that ends itself (``EX_SOFTWARE``), so that the engine starts another."""
 
 
 @dataclass(slots=True)
@@ -63,21 +69,24 @@ class Worker:
         self._deframer = wire.Deframer()
         self._utterances: dict[int, _Utterance] = {}
         samples = _MOST_SAMPLES[_kind(facts.device)]
-        self._batcher = Batcher(chunk=facts.chunk, most=loaded.slots, most_samples=samples)
+        self._batcher = Batcher(
+            chunk=facts.chunk, most=loaded.slots, most_samples=samples, context=facts.context
+        )
         # Cache-aware models have no other way than piece by piece, and streams get their turn between.
         chunk = facts.chunk if facts.mode == "cache-aware" else 0
         self._recordings = Batcher(chunk=chunk, most=loaded.recordings, most_samples=samples)
         self._most_recorded = loaded.recordings
         self._passed = 0
+        self._failures = 0
 
     def run(self) -> None:
         while self._receive(block=not (self._batcher or self._recordings)):
             if self._recordings and (not self._batcher or self._passed >= _PATIENCE):
                 self._passed = 0
-                self._step(self._recordings.take(self._recorded_at_once()))
+                self._step(self._recordings.take(self._recorded_at_once()), self._recordings)
             elif self._batcher:
                 self._passed += bool(self._recordings)
-                self._step(self._batcher.take())
+                self._step(self._batcher.take(), self._batcher)
 
     def _recorded_at_once(self) -> int:
         """Pieces of recordings in one step: few while somebody speaks, who would wait for all of them."""
@@ -107,6 +116,7 @@ class Worker:
             try:
                 self._utterances[key] = _Utterance(self._model.begin(), is_recorded=kind == wire.WHOLE)
             except Exception as problem:  # noqa: BLE001 it fails this utterance; the others go on
+                traceback.print_exception(problem)
                 self._fail(key, problem)
                 return
             batcher.begin(key)
@@ -114,20 +124,37 @@ class Worker:
         self._utterances[key].samples += len(audio)
         batcher.add(key, audio, last=kind in (wire.LAST, wire.WHOLE))
 
-    def _step(self, dues: Sequence[Due]) -> None:
+    def _step(self, dues: Sequence[Due], batcher: Batcher) -> None:
+        """One step of these pieces, or of half of them at a time, so that one that fails does so alone."""
         pieces = [Piece(self._utterances[due.key].state, due.audio, due.last) for due in dues]
         try:
             added = self._model.step(pieces)
         except Exception as problem:  # noqa: BLE001 every kind of failure of a library is one of the piece's
+            traceback.print_exception(problem)
+            self._check_model(problem, alone=len(dues) == 1)
             if len(dues) == 1:
                 self._fail(dues[0].key, problem)
                 return
-            traceback.print_exception(problem)
-            for due in dues:  # those that can go on do, one at a time; the others raise again
-                self._step([due])
+            if isinstance(problem, MemoryError):
+                batcher.lighten(dues)
+        else:
+            self._failures = 0
+            for due, tokens in zip(dues, added, strict=True):
+                self._answer(due, tokens)
             return
-        for due, tokens in zip(dues, added, strict=True):
-            self._answer(due, tokens)
+        # Not in the handler: the failed step's memory is held for as long as its exception is.
+        half = len(dues) // 2
+        self._step(dues[:half], batcher)
+        self._step(dues[half:], batcher)
+
+    def _check_model(self, problem: Exception, *, alone: bool) -> None:
+        """End the process if it is the model that fails, and not the piece."""
+        if alone and not isinstance(problem, PerchError | MemoryError):
+            self._failures += 1
+        if is_lost(problem) or self._failures >= _MOST_FAILURES:
+            sys.stderr.write("The model can compute no more, so its process ends.\n")
+            sys.stderr.flush()
+            os._exit(_BROKEN)  # not sys.exit: what a broken driver does at exit may hang
 
     def _answer(self, due: Due, tokens: list[Token]) -> None:
         utterance = self._utterances[due.key]
@@ -140,7 +167,6 @@ class Worker:
             self._send(wire.TEXT, due.key, text_of(utterance.tokens).encode())
 
     def _fail(self, key: int, problem: Exception) -> None:
-        traceback.print_exception(problem)
         self._forget(key)
         message = (
             problem.message if isinstance(problem, PerchError) else f"{type(problem).__name__} in the model"
@@ -180,6 +206,7 @@ def _load(
     if slots is None:
         slots = calibrate(model, most=_MOST_SLOTS[kind], besides=recordings, report=report)
     slots = _reserve(model, slots, besides=recordings, report=report)
+    warm_up(model)
     return model, wire.Loaded(model.facts, slots, recordings)
 
 
