@@ -46,9 +46,12 @@ def test_only_steps_on_whole_windows_are_timed(monkeypatch: pytest.MonkeyPatch, 
     """A stream's first windows are short, and streams are carried for longer than that."""
     model = Windowed(context)
     timed: list[list[int]] = []
-    monkeypatch.setattr(
-        calibration, "_median", lambda times: timed.append(model.encoded[-len(times) :]) or 0.0
-    )
+
+    def median(times: list[float]) -> float:
+        timed.append(model.encoded[-len(times) :])
+        return 0.0
+
+    monkeypatch.setattr(calibration, "_median", median)
     assert calibrate(model, most=1, besides=0, report=lambda _: None) == 1
     assert timed == [[context + CHUNK] * 3]
 
