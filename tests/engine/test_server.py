@@ -1,6 +1,8 @@
 """The server around the service: health, reflection, TLS, stopping."""
 
 import asyncio
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -114,6 +116,45 @@ async def test_a_port_that_is_taken_is_an_error_that_names_it() -> None:
         second = EngineServer(ScriptedRecogniser(), EngineConfig(port=server.port))
         with pytest.raises(OSError, match=str(server.port)):
             await second.start()
+
+
+TAKEN = """
+import asyncio, gc, logging, socket
+from perch.engine.config import EngineConfig
+from perch.engine.server import EngineServer
+from perch.inference.scripted import ScriptedRecogniser
+
+class Keeper(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.records = []
+
+    def emit(self, record):
+        self.records.append(record)
+
+async def main():
+    keeper = Keeper()
+    logging.basicConfig(level=logging.DEBUG, handlers=[keeper])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config = EngineConfig(port=taken.getsockname()[1])
+        for _ in range(20):
+            for _ in range(10):
+                try:
+                    await EngineServer(ScriptedRecogniser(), config).start()
+                except OSError:
+                    gc.collect()
+            keeper.records.clear()
+            others = [object() for _ in range(2000)]
+
+asyncio.run(main())
+print("alive")
+"""
+
+
+def test_a_server_that_could_not_start_leaves_nothing_broken_behind() -> None:
+    """gRPC's log at DEBUG held a pointer to the server that was gone; processes crashed, some time later."""
+    done = subprocess.run([sys.executable, "-c", TAKEN], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "alive"), done.stderr
 
 
 async def test_stopping_lets_an_open_stream_finish_within_the_grace() -> None:

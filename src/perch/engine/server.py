@@ -17,6 +17,10 @@ from perch.riva.proto import SERVICE, asr_grpc
 
 log = logging.getLogger(__name__)
 
+# A server that is thrown away logs itself from its destructor, at DEBUG: whoever keeps that record, a handler with a
+# queue say, keeps a pointer to freed memory (``AioServer.__dealloc__`` in gRPC 1.85).
+logging.getLogger("grpc._cython.cygrpc").setLevel(logging.INFO)
+
 HEALTH_SERVICE = "grpc.health.v1.Health"
 RECOVERY_CHECK_S = 0.05
 """How often a recogniser that was unhealthy is looked at; its interface announces only the fall."""
