@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import logging
 from collections.abc import AsyncIterator
 
 import pytest
@@ -13,6 +14,8 @@ import transports
 settings.register_profile("perch", deadline=None)  # what an example takes is the machine's affair
 settings.load_profile("perch")
 
+
+logging.getLogger("grpc._cython.cygrpc").setLevel(logging.INFO)  # for the reason in perch.engine.server
 
 _LOOPS: list[asyncio.AbstractEventLoop] = []
 
