@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from perch.core import languages
 from perch.core.speech import ModelInfo, RecognitionConfig
-from perch.inference.recogniser import Capabilities, model_info
+from perch.inference.recogniser import Capabilities, Recogniser, model_info
 from perch.riva.status import unavailable_model
 
 
@@ -16,10 +16,16 @@ class Catalogue:
     that was asked for.
     """
 
-    def __init__(self, capabilities: Capabilities, *, accept_any_model: bool) -> None:
-        self._capabilities = capabilities
+    def __init__(self, recogniser: Recogniser, *, accept_any_model: bool) -> None:
+        self._recogniser = recogniser
         self._accept_any_model = accept_any_model
-        self._names = frozenset(name.lower() for name in ("", capabilities.model, *capabilities.aliases))
+        known = recogniser.capabilities
+        self._names = frozenset(name.lower() for name in ("", known.model, *known.aliases))
+
+    @property
+    def _capabilities(self) -> Capabilities:
+        """As they are now: a model that was restarted may have fewer slots."""
+        return self._recogniser.capabilities
 
     def models(self, name: str = "") -> list[ModelInfo]:
         """The models of that name: all if it is empty, none if it is unknown, as Riva answers."""

@@ -44,7 +44,7 @@ class RecognitionService(asr_grpc.RivaSpeechRecognitionServicer):  # type: ignor
         self._scheduler = scheduler
         self._config = config
         self._recordings = recordings
-        self._catalogue = Catalogue(recogniser.capabilities, accept_any_model=config.accept_any_model)
+        self._catalogue = Catalogue(recogniser, accept_any_model=config.accept_any_model)
 
     async def StreamingRecognize(self, requests: AsyncIterator[Any], context: Any) -> None:  # noqa: N802 the name of the RPC
         # A coroutine that writes, not a generator that yields: gRPC leaves the generator of a cancelled

@@ -13,6 +13,7 @@ import pytest
 from perch.audio.tones import synthesise
 from perch.core.audio import RATE, samples_to_bytes
 from perch.core.speech import RecognitionConfig
+from perch.engine.catalogue import Catalogue
 from perch.errors import BadConfig, EngineFailed, EngineFull
 from perch.inference.parakeet import process
 from perch.inference.parakeet.model import LoadOptions
@@ -153,6 +154,31 @@ async def test_a_killed_process_fails_its_voices_and_comes_back(recogniser: Mode
     async with asyncio.timeout(30):
         await recogniser.wait_healthy()
     assert await recognise(recogniser, "one", 1600) == (["one"], "one")
+
+
+async def test_a_model_that_comes_back_with_fewer_slots_says_so(
+    recogniser: ModelRecogniser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where something else has taken of the GPU's memory meanwhile."""
+    start = process.ModelProcess.start
+
+    async def start_with_less_memory(
+        backend: str, chosen: LoadOptions, _: int | None
+    ) -> process.ModelProcess:
+        return await start(backend, chosen, 1)
+
+    monkeypatch.setattr(process.ModelProcess, "start", start_with_less_memory)
+    catalogue = Catalogue(recogniser, accept_any_model=False)
+    assert catalogue.models()[0].slots == 3
+    os.kill(recogniser.pid, signal.SIGKILL)
+    await recogniser.wait_unhealthy()
+    async with asyncio.timeout(30):
+        await recogniser.wait_healthy()
+    assert catalogue.models()[0].slots == 1
+    voice = await recogniser.open(CONFIG)
+    with pytest.raises(EngineFull):
+        await recogniser.open(CONFIG)
+    await voice.aclose()
 
 
 async def test_whole_utterances_have_no_partials() -> None:

@@ -222,6 +222,8 @@ class ModelRecogniser:
             await self._process.aclose()
             await asyncio.sleep(UNHEALTHY_AT_LEAST)
             self._process = await self._revived()
+            # Where memory has become short, there are fewer; the next restart asks for all of them again.
+            self._capabilities = replace(self._capabilities, slots=self._process.slots)
             self._health.regain()
             log.info("recogniser healthy again")
 
