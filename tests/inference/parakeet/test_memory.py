@@ -99,10 +99,19 @@ def test_memory_that_is_gone_after_the_trials_costs_streams_and_not_the_model(
     assert loaded.slots == 8
 
 
-def test_no_memory_for_one_stream_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("slots", [None, 1, 8])
+@pytest.mark.parametrize(("rows", "recordings"), [(4, 2), (3, 2), (2, 1)])
+def test_where_there_is_hardly_room_for_a_stream_there_are_fewer_recordings(
+    monkeypatch: pytest.MonkeyPatch, rows: int, recordings: int, slots: int | None
+) -> None:
+    loaded, _ = load(monkeypatch, NarrowModel(rows), slots)
+    assert (loaded.slots, loaded.recordings) == (1, recordings)
+
+
+def test_no_memory_for_one_of_each_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     for slots in (None, 1, 8):
         with pytest.raises(MemoryError):
-            load(monkeypatch, NarrowModel(RECORDINGS), slots)
+            load(monkeypatch, NarrowModel(1), slots)
 
 
 class _Full(RuntimeError):

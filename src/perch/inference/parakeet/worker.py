@@ -205,27 +205,32 @@ def _load(
     recordings = _RECORDINGS[kind]
     if slots is None:
         slots = calibrate(model, most=_MOST_SLOTS[kind], besides=recordings, report=report)
-    slots = _reserve(model, slots, besides=recordings, report=report)
+    slots, recordings = _reserve(model, slots, recordings, report=report)
     warm_up(model)
     return model, wire.Loaded(model.facts, slots, recordings)
 
 
-def _reserve(model: Model, slots: int, *, besides: int, report: Report) -> int:
-    """Make room for as many of ``slots`` streams as fit beside so many recordings, and return how many.
+def _reserve(model: Model, slots: int, recordings: int, *, report: Report) -> tuple[int, int]:
+    """Make room for as many of ``slots`` streams as fit beside the recordings, and return how many of both.
+
+    Where there is not even room for one stream, it is the recordings that become fewer.
 
     Raises:
-        MemoryError: There is not even room for one.
+        MemoryError: There is no room for one of each.
     """
     while True:
         try:
-            model.reserve(slots + besides)
+            model.reserve(slots + recordings)
         except MemoryError:
-            if slots == 1:
+            if slots > 1:
+                report(f"There is no memory for {slots} streams; trying {slots // 2}.")
+                slots //= 2
+            elif recordings > 1:
+                recordings //= 2
+            else:
                 raise
-            report(f"There is no memory for {slots} streams; trying {slots // 2}.")
         else:
-            return slots
-        slots //= 2
+            return slots, recordings
 
 
 def _refusal(problem: Exception) -> bytes:
