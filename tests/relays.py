@@ -15,17 +15,17 @@ class Relay:
         self._budget = budget
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._connect(reader, writer))
         self._tasks.add(task)
-        try:
-            await self._connect(reader, writer)
-        finally:
-            self._tasks.discard(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.transport.abort())
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.port)
+        except OSError:  # nobody is there any more: the client finds out
+            return
         left = [self._budget()]
         copies = [
             asyncio.create_task(self._copy(reader, far_writer, left)),
@@ -37,8 +37,7 @@ class Relay:
             for copy in copies:
                 copy.cancel()
             await asyncio.wait(copies)
-            for side in (writer, far_writer):
-                side.transport.abort()
+            far_writer.transport.abort()
 
     async def _copy(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: list[int | None]

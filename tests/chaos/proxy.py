@@ -127,13 +127,13 @@ class ChaosProxy:
         task = asyncio.create_task(self._forward(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.transport.abort())
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(_CONNECT_S):
                 back, out = await asyncio.open_connection(self._host, self._port)
         except (OSError, TimeoutError):
-            writer.transport.abort()
             return
         link = _Link(writer, out)
         self._links.add(link)
