@@ -152,7 +152,10 @@ async def test_a_port_that_is_taken_is_told_before_anything_is_loaded() -> None:
     assert f"cannot listen on 127.0.0.1:{port}" in stderr.decode()
 
 
-async def test_the_end_may_be_asked_for_while_a_model_is_loaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+async def test_the_end_may_be_asked_for_while_a_model_is_loaded(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
     tiny_onnx = pytest.importorskip("inference.parakeet.tiny_onnx")
     model = ("--model", str(tiny_onnx.build_streaming(tmp_path / "tiny")))
     async with command("--port", "0", *model) as process:
@@ -160,10 +163,11 @@ async def test_the_end_may_be_asked_for_while_a_model_is_loaded(tmp_path: Path) 
         async with asyncio.timeout(START_S):
             while b"loading" not in await process.stderr.readline():
                 pass
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         async with asyncio.timeout(START_S):
-            stdout, _ = await process.communicate()
-    assert (process.returncode, stdout) == (0, b"")
+            stdout, stderr = await process.communicate()
+    assert (process.returncode, stdout) == (status, b"")
+    assert b"Traceback" not in stderr
 
 
 async def test_with_the_embedded_recogniser_it_takes_its_workers_along_when_its_parent_ends() -> None:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from perch.cli.main import INTERRUPTED
 from perch.cli.numbers import count
 from perch.errors import BadConfig, PerchError
 
@@ -149,7 +150,7 @@ async def _serve(args: argparse.Namespace, ending: "_Ending") -> int:
     _try_port(args.host, args.port)
     recogniser = await _unless(ending.asked, _load(args))
     if recogniser is None:
-        return 0
+        return INTERRUPTED if ending.is_interrupted else 0
     try:
         server = EngineServer(recogniser, config)
         await server.start()
@@ -198,11 +199,17 @@ class _Ending:
     def __init__(self, parent_fd: int | None) -> None:
         self.asked = asyncio.Event()
         self.forced = asyncio.Event()
+        self.is_interrupted = False
+        """Whether somebody pressed Ctrl-C."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._ask)
+        loop.add_signal_handler(signal.SIGTERM, self._ask)
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)
         if parent_fd is not None:
             loop.add_reader(parent_fd, self._parent_spoke, parent_fd)
+
+    def _interrupt(self) -> None:
+        self.is_interrupted = True
+        self._ask()
 
     def _ask(self) -> None:
         (self.forced if self.asked.is_set() else self.asked).set()
