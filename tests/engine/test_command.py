@@ -1,5 +1,6 @@
 """``perch engine`` as a process: ready, signalled, orphaned."""
 
+import argparse
 import asyncio
 import os
 import signal
@@ -14,6 +15,8 @@ import psutil
 import pytest
 
 from engines import Conversation, finals, recognise, texts, tone_speech
+from perch.cli import engine
+from perch.cli.main import main
 from perch.riva.proto import asr_grpc
 
 SPEECH = tone_speech("hello perch")
@@ -137,6 +140,33 @@ async def test_what_cannot_work_is_said_in_one_line_and_status_1(
         ours = [line for line in stderr.decode().splitlines() if line.startswith("perch engine: ")]
         assert len(ours) == 1
         assert message in ours[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--port", "99999"), "--port: must be 0 to 65535"),
+        (("--port", "-1"), "--port: must be 0 to 65535"),
+        (
+            ("--languages", "en-US,klingon"),
+            "--languages: 'klingon' is not a language tag such as en or en-US",
+        ),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_with_status_2(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["engine", *arguments])
+    assert refused.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_languages_are_published_as_they_are_usually_written(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    engine.add_arguments(parser)
+    args = parser.parse_args(["--model", str(tmp_path), "--languages", "de_DE, en-us"])
+    assert engine.options_of(args).languages == ("de-DE", "en-US")
 
 
 async def test_a_port_that_is_taken_is_told_before_anything_is_loaded() -> None:
