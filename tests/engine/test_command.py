@@ -17,6 +17,7 @@ import pytest
 from engines import Conversation, finals, recognise, texts, tone_speech
 from perch.cli import engine
 from perch.cli.main import main
+from perch.inference.loader import RECOGNISERS
 from perch.riva.proto import asr_grpc
 
 SPEECH = tone_speech("hello perch")
@@ -124,7 +125,7 @@ async def test_it_ends_when_its_parent_does() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--recogniser", "whisper"), "no recogniser named 'whisper'"),
+        (("--model", "whisper"), "whisper is neither a file or folder nor a model"),
         (("--tls-cert", "missing.pem"), "both --tls-cert and --tls-key"),
         (("--tls-cert", "missing.pem", "--tls-key", "missing.key"), "missing.pem"),
         (("--host", "203.0.113.1"), "cannot listen on 203.0.113.1"),
@@ -162,6 +163,19 @@ def test_options_that_make_no_sense_are_refused_with_status_2(
     assert message in capsys.readouterr().err
 
 
+def test_every_recogniser_may_be_chosen_and_auto_which_chooses_one() -> None:
+    assert set(engine.RECOGNISERS) == {"auto", *RECOGNISERS}
+
+
+async def test_a_backend_that_there_is_not_is_told_with_those_there_are(tmp_path: Path) -> None:
+    async with command("--port", "0", "--model", str(tmp_path), "--backend", "bogus") as process:
+        async with asyncio.timeout(START_S):
+            _, stderr = await process.communicate()
+    assert process.returncode == 1
+    told = stderr.decode().splitlines()[-1]
+    assert told.endswith("no backend named 'bogus'; there are: sherpa-onnx, transformers, nemo.")
+
+
 def test_languages_are_published_as_they_are_usually_written(tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
     engine.add_arguments(parser)
@@ -175,7 +189,7 @@ async def test_a_port_that_is_taken_is_told_before_anything_is_loaded() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        async with command("--port", port, recogniser="whisper") as process:
+        async with command("--port", port, "--model", "nowhere") as process:
             async with asyncio.timeout(START_S):
                 _, stderr = await process.communicate()
     assert process.returncode == 1

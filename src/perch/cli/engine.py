@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from perch.inference.recogniser import Recogniser
     from perch.registry.cache import ModelCache
 
+RECOGNISERS = ("auto", "embedded", "scripted")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -33,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--recogniser",
+        choices=RECOGNISERS,
         default="embedded",
         help="embedded; auto, which is the best model whose weights are here and can be run, else embedded; "
         "or scripted for tone words in tests (default: %(default)s)",
