@@ -25,8 +25,9 @@ from perch.core.messages import Final
 from perch.observability.metrics import Metrics
 from perch.observability.tracing import Tracing
 from perch.server.app import build_app
-from perch.server.config import GatewayConfig, ResumeConfig
+from perch.server.config import GatewayConfig, ResumeConfig, TlsConfig
 from perch.server.replies import error_response
+from perch.server.tls import self_signed, server_context
 
 SENTENCES = ["hello bird", "stop now"]
 SPOKEN = synthesise(SENTENCES, Timing(pause_s=1.5))
@@ -225,6 +226,33 @@ async def test_a_certificate_nobody_signed_is_refused_until_told_otherwise(
         assert "--insecure" in await refusal(wav, "--server", url, capsys=capsys)
         assert await run(wav, "--server", url, "--insecure") == 0
         assert await run(wav, "--server", url, "--ca", str(tmp_path / "ca.pem")) == 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_this_machines_own_certificate_is_trusted_for_a_loopback_address(
+    host: str,
+    wav: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tls, _ = server_context(TlsConfig(), tmp_path / "state", "127.0.0.1")
+    async with gateway(tls) as url:
+        server = url.replace("127.0.0.1", host)
+        monkeypatch.setenv("PERCH_STATE_DIR", str(tmp_path / "state"))
+        assert await run(wav, "--server", server) == 0
+        monkeypatch.setenv("PERCH_STATE_DIR", str(tmp_path / "elsewhere"))
+        assert "--ca FILE" in await refusal(wav, "--server", server, capsys=capsys)
+
+
+async def test_another_certificate_of_a_loopback_address_is_refused(
+    wav: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    self_signed(tmp_path / "state", "127.0.0.1")
+    tls, _ = server_context(TlsConfig(), tmp_path / "other", "127.0.0.1")
+    monkeypatch.setenv("PERCH_STATE_DIR", str(tmp_path / "state"))
+    async with gateway(tls) as url:
+        assert "--ca FILE" in await refusal(wav, "--server", url, capsys=capsys)
 
 
 async def test_a_server_that_refuses_the_settings_is_quoted() -> None:
