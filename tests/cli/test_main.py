@@ -9,12 +9,12 @@ import pytest
 from processes import perch
 
 
-def run(*arguments: str, standing_in: Path) -> "subprocess.CompletedProcess[str]":
+def run(*arguments: str, standing_in: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     """``perch`` with the modules of a folder in the place of its own libraries."""
     path = os.pathsep.join(filter(None, [str(standing_in), os.environ.get("PYTHONPATH", "")]))
     return subprocess.run(
         perch(*arguments),
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path, **environment},
         capture_output=True,
         text=True,
         timeout=60,
@@ -29,3 +29,15 @@ def test_ctrl_c_while_libraries_are_imported_says_nothing(verb: str, library: st
     (tmp_path / f"{library}.py").write_text(interrupt)
     done = run(verb, standing_in=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize(("chosen", "used"), [({}, "ERROR"), ({"GRPC_VERBOSITY": "info"}, "info")])
+@pytest.mark.parametrize("verb", ["demo", "check"])
+def test_grpc_tells_users_of_errors_only_unless_they_want_more(
+    verb: str, chosen: dict[str, str], used: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GRPC_VERBOSITY", raising=False)
+    (tmp_path / "grpc.py").write_text(
+        "import os\nprint(os.environ.get('GRPC_VERBOSITY'), flush=True)\nos._exit(0)\n"
+    )
+    assert run(verb, standing_in=tmp_path, **chosen).stdout == f"{used}\n"

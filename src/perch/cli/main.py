@@ -32,6 +32,8 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; the result is the exit status."""
+    # gRPC's library in C writes what is none of a user's business, unless somebody wants it.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     with _ending_at_once():
         import asyncio
         import inspect
