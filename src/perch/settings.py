@@ -441,6 +441,16 @@ def load(**overrides: Any) -> Settings:
     return settings
 
 
+def state_dir() -> Path:
+    """Where a gateway started here keeps its certificate; no other setting needs to be valid for that."""
+    given: dict[str, Any] = {}
+    try:
+        return Settings(**given).perch_state_dir
+    except ValidationError:
+        default: Path = Settings.model_fields["perch_state_dir"].default
+        return default
+
+
 def _together(settings: Settings) -> list[str]:
     """What is wrong with settings that are each valid alone."""
     problems = []

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from audio.recordings import encode, riff
 from engines import scripted_engine
+from perch import errors
 from perch.asr.riva_client import RivaASRClient, RivaConfig
 from perch.audio.tones import Timing, synthesise
 from perch.cli import transcribe
@@ -24,7 +25,9 @@ from perch.core.messages import Final
 from perch.observability.metrics import Metrics
 from perch.observability.tracing import Tracing
 from perch.server.app import build_app
-from perch.server.config import GatewayConfig, ResumeConfig
+from perch.server.config import GatewayConfig, ResumeConfig, TlsConfig
+from perch.server.replies import error_response
+from perch.server.tls import self_signed, server_context
 
 SENTENCES = ["hello bird", "stop now"]
 SPOKEN = synthesise(SENTENCES, Timing(pause_s=1.5))
@@ -225,6 +228,33 @@ async def test_a_certificate_nobody_signed_is_refused_until_told_otherwise(
         assert await run(wav, "--server", url, "--ca", str(tmp_path / "ca.pem")) == 0
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_this_machines_own_certificate_is_trusted_for_a_loopback_address(
+    host: str,
+    wav: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tls, _ = server_context(TlsConfig(), tmp_path / "state", "127.0.0.1")
+    async with gateway(tls) as url:
+        server = url.replace("127.0.0.1", host)
+        monkeypatch.setenv("PERCH_STATE_DIR", str(tmp_path / "state"))
+        assert await run(wav, "--server", server) == 0
+        monkeypatch.setenv("PERCH_STATE_DIR", str(tmp_path / "elsewhere"))
+        assert "--ca FILE" in await refusal(wav, "--server", server, capsys=capsys)
+
+
+async def test_another_certificate_of_a_loopback_address_is_refused(
+    wav: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    self_signed(tmp_path / "state", "127.0.0.1")
+    tls, _ = server_context(TlsConfig(), tmp_path / "other", "127.0.0.1")
+    monkeypatch.setenv("PERCH_STATE_DIR", str(tmp_path / "state"))
+    async with gateway(tls) as url:
+        assert "--ca FILE" in await refusal(wav, "--server", url, capsys=capsys)
+
+
 async def test_a_server_that_refuses_the_settings_is_quoted() -> None:
     async def refuse(request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(protocols=("perch.v1",))
@@ -263,14 +293,40 @@ async def test_a_server_with_tls_is_told_from_none(wav: str, capsys: pytest.Capt
     assert "with https:// instead" in error
 
 
-async def test_a_full_server_says_when_to_come_back() -> None:
+async def test_a_proxy_that_refuses_says_when_to_come_back() -> None:
     async def refuse(_: web.Request) -> web.Response:
-        return web.Response(status=503, headers={"Retry-After": "7"})
+        return web.Response(status=503, headers={"Retry-After": "7"}, text="<html>busy</html>")
 
     app = web.Application()
     app.router.add_get("/v1/audio/transcriptions/stream", refuse)
     async with served(app) as url:
         with pytest.raises(TranscriptionFailed, match="Try again in 7 s"):
+            await collect(ServerConfig(url))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            errors.EngineUnavailable("The speech engine cannot be reached."),
+            r"refuses: The speech engine cannot be reached\. \[engine_unavailable\]$",
+        ),
+        (errors.AsrDisabled("Recognition is switched off."), r"switched off\. \[asr_disabled\]$"),
+        (
+            errors.GoingAway("This gateway is shutting down; connect again.", retry_after=1),
+            r"connect again\. \[going_away\] Try again in 1 s\.$",
+        ),
+        (errors.Forbidden("This key may not stream."), r"may not stream\. \[forbidden\]$"),
+    ],
+)
+async def test_a_refusal_says_why_in_the_servers_words(error: errors.PerchError, said: str) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return error_response(error)
+
+    app = web.Application()
+    app.router.add_get("/v1/audio/transcriptions/stream", refuse)
+    async with served(app) as url:
+        with pytest.raises(TranscriptionFailed, match=said):
             await collect(ServerConfig(url))
 
 

@@ -1,6 +1,30 @@
 import pytest
 
-from perch.core.languages import common, find, nearest
+from perch.core.languages import canonical, common, find, nearest
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("en", "en"),
+        ("EN-us", "en-US"),
+        ("de_DE", "de-DE"),
+        ("zh_hant_tw", "zh-Hant-TW"),
+        ("es-419", "es-419"),
+        ("yue", "yue"),
+        ("ca-ES-VALENCIA", "ca-ES-valencia"),
+    ],
+)
+def test_a_tag_may_be_written_in_any_case_and_with_underscores(written: str, meant: str) -> None:
+    assert canonical(written) == meant
+
+
+@pytest.mark.parametrize(
+    "written", ["", "klingon", "e", "english", "en-", "en US", "en-USA", "auto", "en,de"]
+)
+def test_what_has_not_the_form_of_a_tag_is_refused(written: str) -> None:
+    with pytest.raises(ValueError, match="not a language tag"):
+        canonical(written)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """``perch engine`` as a process: ready, signalled, orphaned."""
 
+import argparse
 import asyncio
 import os
 import signal
@@ -14,6 +15,9 @@ import psutil
 import pytest
 
 from engines import Conversation, finals, recognise, texts, tone_speech
+from perch.cli import engine
+from perch.cli.main import main
+from perch.inference.loader import RECOGNISERS
 from perch.riva.proto import asr_grpc
 
 SPEECH = tone_speech("hello perch")
@@ -121,7 +125,7 @@ async def test_it_ends_when_its_parent_does() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--recogniser", "whisper"), "no recogniser named 'whisper'"),
+        (("--model", "whisper"), "whisper is neither a file or folder nor a model"),
         (("--tls-cert", "missing.pem"), "both --tls-cert and --tls-key"),
         (("--tls-cert", "missing.pem", "--tls-key", "missing.key"), "missing.pem"),
         (("--host", "203.0.113.1"), "cannot listen on 203.0.113.1"),
@@ -139,20 +143,63 @@ async def test_what_cannot_work_is_said_in_one_line_and_status_1(
         assert message in ours[0]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--port", "99999"), "--port: must be 0 to 65535"),
+        (("--port", "-1"), "--port: must be 0 to 65535"),
+        (
+            ("--languages", "en-US,klingon"),
+            "--languages: 'klingon' is not a language tag such as en or en-US",
+        ),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_with_status_2(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["engine", *arguments])
+    assert refused.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_every_recogniser_may_be_chosen_and_auto_which_chooses_one() -> None:
+    assert set(engine.RECOGNISERS) == {"auto", *RECOGNISERS}
+
+
+async def test_a_backend_that_there_is_not_is_told_with_those_there_are(tmp_path: Path) -> None:
+    async with command("--port", "0", "--model", str(tmp_path), "--backend", "bogus") as process:
+        async with asyncio.timeout(START_S):
+            _, stderr = await process.communicate()
+    assert process.returncode == 1
+    told = stderr.decode().splitlines()[-1]
+    assert told.endswith("no backend named 'bogus'; there are: sherpa-onnx, transformers, nemo.")
+
+
+def test_languages_are_published_as_they_are_usually_written(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    engine.add_arguments(parser)
+    args = parser.parse_args(["--model", str(tmp_path), "--languages", "de_DE, en-us"])
+    assert engine.options_of(args).languages == ("de-DE", "en-US")
+
+
 async def test_a_port_that_is_taken_is_told_before_anything_is_loaded() -> None:
     """Without a model that could be loaded, nothing but the port can be complained of first."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        async with command("--port", port, recogniser="whisper") as process:
+        async with command("--port", port, "--model", "nowhere") as process:
             async with asyncio.timeout(START_S):
                 _, stderr = await process.communicate()
     assert process.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in stderr.decode()
 
 
-async def test_the_end_may_be_asked_for_while_a_model_is_loaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+async def test_the_end_may_be_asked_for_while_a_model_is_loaded(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
     tiny_onnx = pytest.importorskip("inference.parakeet.tiny_onnx")
     model = ("--model", str(tiny_onnx.build_streaming(tmp_path / "tiny")))
     async with command("--port", "0", *model) as process:
@@ -160,10 +207,11 @@ async def test_the_end_may_be_asked_for_while_a_model_is_loaded(tmp_path: Path) 
         async with asyncio.timeout(START_S):
             while b"loading" not in await process.stderr.readline():
                 pass
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         async with asyncio.timeout(START_S):
-            stdout, _ = await process.communicate()
-    assert (process.returncode, stdout) == (0, b"")
+            stdout, stderr = await process.communicate()
+    assert (process.returncode, stdout) == (status, b"")
+    assert b"Traceback" not in stderr
 
 
 async def test_with_the_embedded_recogniser_it_takes_its_workers_along_when_its_parent_ends() -> None:

@@ -2,11 +2,15 @@
 
 import argparse
 import asyncio
+import socket
 import sys
 
 from perch import errors, settings
+from perch.asr.discovery import DNS
 from perch.asr.riva_client import RivaASRClient, RivaConfig
 from perch.core.speech import ModelInfo
+
+_CONNECT_S = 3.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +37,9 @@ async def _check(config: RivaConfig) -> int:
         models = await client.models()
     except errors.PerchError as error:
         print(f"{address}: {error.message} ({error.code})", file=sys.stderr)
-        if isinstance(error, errors.EngineUnavailable):
-            print("Is the engine running, and is this its gRPC port (NIM: 50051, not 9000)?", file=sys.stderr)
+        if isinstance(error, errors.EngineUnavailable | errors.EngineTimeout) and error.__cause__ is not None:
+            for endpoint in config.endpoints:
+                print(await asyncio.to_thread(_obstacle, endpoint), file=sys.stderr)
         return 1
     finally:
         await client.aclose()
@@ -45,6 +50,29 @@ async def _check(config: RivaConfig) -> int:
     for info in models:
         print(f"  {_line(info)}")
     return 0
+
+
+def _obstacle(endpoint: str) -> str:
+    """Why nothing is heard from ``host:port``, as far as an ordinary connection finds out."""
+    host, _, port = endpoint.removeprefix(DNS).rpartition(":")
+    host = host.strip("[]")
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_S).close()
+    except socket.gaierror as error:
+        return f"The name {host} cannot be looked up ({error.strerror}): is it spelt right?"
+    except ConnectionRefusedError:
+        return (
+            f"Nothing listens on port {port} of {host}: is the engine running, and is this its gRPC port "
+            "(NIM: 50051, not 9000)?"
+        )
+    except TimeoutError:
+        return f"Nothing comes back from port {port} of {host}: does a firewall stand between?"
+    except OSError as error:
+        return f"No connection can be made to {host}: {error.strerror}."
+    return (
+        f"Something listens on port {port} of {host}, and does not answer as an engine: is this its gRPC port "
+        "(NIM: 50051, not 9000), and does it want TLS (RIVA_SSL=true)?"
+    )
 
 
 def _line(info: ModelInfo) -> str:

@@ -2,16 +2,17 @@
 
 import argparse
 import asyncio
-import errno
 import logging
 import os
 import signal
-import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perch.cli.numbers import count
+from perch.cli.main import INTERRUPTED
+from perch.cli.numbers import count, port_number
+from perch.cli.ports import try_port
+from perch.core import languages
 from perch.errors import BadConfig, PerchError
 
 if TYPE_CHECKING:
@@ -24,14 +25,17 @@ if TYPE_CHECKING:
     from perch.inference.recogniser import Recogniser
     from perch.registry.cache import ModelCache
 
+RECOGNISERS = ("auto", "embedded", "scripted")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument(
-        "--port", type=int, default=50051, help="port; 0 takes a free one (default: %(default)s)"
+        "--port", type=port_number, default=50051, help="port; 0 takes a free one (default: %(default)s)"
     )
     parser.add_argument(
         "--recogniser",
+        choices=RECOGNISERS,
         default="embedded",
         help="embedded; auto, which is the best model whose weights are here and can be run, else embedded; "
         "or scripted for tone words in tests (default: %(default)s)",
@@ -90,7 +94,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument("--name", help="what clients call it (default: the model's or the folder's name)")
     model.add_argument(
-        "--languages", help="language tags, with commas between (default: the catalogue's, else en-US)"
+        "--languages",
+        type=_languages,
+        help="language tags, with commas between (default: the catalogue's, else en-US)",
     )
     model.add_argument("--backend", help="the library that runs it (default: told by its files)")
     model.add_argument(
@@ -122,6 +128,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--threads", type=count, help="CPU threads of one step (default: all cores)")
 
 
+def _languages(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(languages.canonical(tag.strip()) for tag in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 async def run(args: argparse.Namespace) -> int:
     """Serve until a signal or the parent's end; a second signal does not wait for open streams."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -146,10 +159,10 @@ async def _serve(args: argparse.Namespace, ending: "_Ending") -> int:
         stop_grace_s=args.grace,
         idle_sequence_s=args.idle_sequence,
     )
-    _try_port(args.host, args.port)
+    try_port(args.host, args.port)
     recogniser = await _unless(ending.asked, _load(args))
     if recogniser is None:
-        return 0
+        return INTERRUPTED if ending.is_interrupted else 0
     try:
         server = EngineServer(recogniser, config)
         await server.start()
@@ -160,24 +173,6 @@ async def _serve(args: argparse.Namespace, ending: "_Ending") -> int:
     finally:
         await recogniser.aclose()
     return 0
-
-
-def _try_port(host: str, port: int) -> None:
-    """A port that is taken is told now, and not when a large model has been loaded.
-
-    Raises:
-        OSError: It cannot be listened on.
-    """
-    if not port:
-        return
-    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(address)
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:  # what else may be wrong, the server says
-                    raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error
 
 
 async def _unless(asked: asyncio.Event, loading: "Coroutine[Any, Any, Recogniser]") -> "Recogniser | None":
@@ -198,11 +193,17 @@ class _Ending:
     def __init__(self, parent_fd: int | None) -> None:
         self.asked = asyncio.Event()
         self.forced = asyncio.Event()
+        self.is_interrupted = False
+        """Whether somebody pressed Ctrl-C."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._ask)
+        loop.add_signal_handler(signal.SIGTERM, self._ask)
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)
         if parent_fd is not None:
             loop.add_reader(parent_fd, self._parent_spoke, parent_fd)
+
+    def _interrupt(self) -> None:
+        self.is_interrupted = True
+        self._ask()
 
     def _ask(self) -> None:
         (self.forced if self.asked.is_set() else self.asked).set()
@@ -328,7 +329,7 @@ def _options(args: argparse.Namespace, choice: "Choice | None") -> "LoadOptions"
     return LoadOptions(
         path=str(path),
         name=name,
-        languages=tuple(tag.strip() for tag in args.languages.split(",")) if args.languages else spoken,
+        languages=args.languages or spoken,
         device=args.device,
         allow_cpu=args.allow_cpu,
         mode=args.mode,

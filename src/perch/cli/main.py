@@ -1,13 +1,17 @@
-"""``perch VERB …``: each verb is a file of this package, imported when it is used."""
+"""``perch VERB …``: each verb is a file of this package, imported when it is used.
 
-import argparse
-import asyncio
-import inspect
+What this file needs is imported late too: until ``main`` runs, Ctrl-C shows where Python was.
+"""
+
+import os
+import signal
 import sys
-from collections.abc import Sequence
-from importlib import import_module
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import perch
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 VERBS = {
     "demo": "the gateway, an engine and the page, on http://localhost:8443",
@@ -22,10 +26,48 @@ VERBS = {
     "models": "pull, list and remove the weights of models",
 }
 
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as shells have it."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; the result is the exit status."""
-    argv = sys.argv[1:] if argv is None else list(argv)
+    # gRPC's library in C writes what is none of a user's business, unless somebody wants it.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    with _ending_at_once():
+        import asyncio
+        import inspect
+
+        arguments = _parse(sys.argv[1:] if argv is None else list(argv))
+    try:
+        status = arguments.run(arguments)
+        return asyncio.run(status) if inspect.iscoroutine(status) else int(status)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+@contextmanager
+def _ending_at_once() -> Iterator[None]:
+    """Within the block, Ctrl-C ends the process: imports leave nothing to tidy up, and libraries half imported
+    tell of an exception in many lines, or lose it.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # ignored, in the background of a shell: let it be
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _parse(argv: Sequence[str]) -> "Namespace":
+    import argparse
+    from importlib import import_module
+
+    import perch
+
     parser = argparse.ArgumentParser(
         prog="perch", description="The speech gateway for Riva, NIM and local engines."
     )
@@ -38,9 +80,4 @@ def main(argv: Sequence[str] | None = None) -> int:
             module = import_module(f"perch.cli.{verb}")
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
-    arguments = parser.parse_args(argv)
-    try:
-        status = arguments.run(arguments)
-        return asyncio.run(status) if inspect.iscoroutine(status) else int(status)
-    except KeyboardInterrupt:
-        return 130
+    return parser.parse_args(argv)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -292,7 +293,9 @@ async def _connected(
 ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
     headers = {"Authorization": f"Bearer {config.api_key}"} if config.api_key else {}
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=config.connect_s)
-    async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
+    async with aiohttp.ClientSession(
+        headers=headers, timeout=timeout, middlewares=(_check_refusal,)
+    ) as session:
         attempts = AsyncRetrying(
             retry=retry_if_exception_type(TranscriptionFailed),
             stop=stop_after_delay(progress.ttl_s) if progress.was_connected else stop_after_attempt(1),
@@ -318,8 +321,8 @@ async def _connect(session: aiohttp.ClientSession, config: ServerConfig) -> aioh
                 protocols=(SUBPROTOCOL,),
                 max_msg_size=0,
             )
-    except aiohttp.WSServerHandshakeError as refusal:
-        raise TranscriptionFailed(_refused(refusal, url)) from refusal
+    except aiohttp.WSServerHandshakeError as error:
+        raise TranscriptionFailed(_no_address(url, error.status)) from error
     except aiohttp.ClientConnectorCertificateError as error:
         raise TranscriptionFailed(
             f"The certificate of {url} is not one this machine trusts. "
@@ -336,13 +339,46 @@ async def _connect(session: aiohttp.ClientSession, config: ServerConfig) -> aioh
         ) from error
 
 
-def _refused(refusal: aiohttp.WSServerHandshakeError, url: str) -> str:
-    if refusal.status in {401, 403}:
+async def _check_refusal(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Read why an upgrade is refused, which is in the answer's body: aiohttp's own error does not keep that.
+
+    Raises:
+        TranscriptionFailed: It is refused.
+    """
+    response = await handler(request)
+    if response.status >= HTTPStatus.BAD_REQUEST:
+        told = await response.read()
+        raise TranscriptionFailed(_refused(str(request.url), response.status, response.headers, told))
+    return response
+
+
+def _refused(url: str, status: int, headers: Mapping[str, str], body: bytes) -> str:
+    if status == HTTPStatus.UNAUTHORIZED:
         return f"{url} wants a valid API key: pass --api-key KEY or set PERCH_API_KEY."
-    if refusal.status in {429, 503}:
-        after = refusal.headers.get("Retry-After") if refusal.headers is not None else None
-        return f"{url} has no room for another stream. Try again {f'in {after} s' if after else 'later'}."
-    return f"{url} is no Perch streaming address: it answers HTTP {refusal.status}. Check the --server URL."
+    if status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
+        return _no_address(url, status)
+    after = headers.get("Retry-After", "")
+    again = f" Try again in {after} s." if after.isdecimal() else ""
+    if reason := _reason(body):
+        return f"{url} refuses: {reason}{again}"
+    if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
+        return f"{url} takes no stream now (HTTP {status}).{again or ' Try again later.'}"
+    return _no_address(url, status)
+
+
+def _no_address(url: str, status: int) -> str:
+    return f"{url} is no Perch streaming address: it answers HTTP {status}. Check the --server URL."
+
+
+def _reason(body: bytes) -> str:
+    """The words and code of a gateway's refusal; empty if somebody else refused, such as a proxy."""
+    try:
+        error = orjson.loads(body)["error"]
+        return f"{error['message']} [{error['code']}]"
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 async def _say(socket: aiohttp.ClientWebSocketResponse, **message: object) -> None:

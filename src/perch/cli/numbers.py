@@ -2,6 +2,8 @@
 
 import argparse
 
+_LAST_PORT = 65_535
+
 
 def counts(text: str) -> list[int]:
     """Whole numbers from 1, with commas between."""
@@ -13,6 +15,14 @@ def count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def port_number(text: str) -> int:
+    """The number of a TCP port; 0 takes a free one."""
+    number = int(text)
+    if not 0 <= number <= _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"must be 0 to {_LAST_PORT}")
     return number
 
 

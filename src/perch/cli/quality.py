@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import ssl
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import aiohttp
 
 from perch.cli.native_client import local_server, stream_url
 from perch.cli.numbers import count, positive
+from perch.cli.trust import client_tls
 from perch.errors import PerchError
 from perch.quality import manifest, report, words
 from perch.quality.client import Target, greet
@@ -106,16 +106,7 @@ async def _report(args: argparse.Namespace) -> report.Report:
 def _target(args: argparse.Namespace, server: str) -> Target:
     config = {key: value for key in ("language", "model") if (value := getattr(args, key))}
     key = args.api_key or os.environ.get("PERCH_API_KEY", "")
-    return Target(stream_url(server), key, _tls(args), config)
-
-
-def _tls(args: argparse.Namespace) -> ssl.SSLContext:
-    """A server that was found on this machine's loopback address may have signed its certificate itself."""
-    context = ssl.create_default_context(cafile=args.ca)
-    if args.insecure or (not args.server and args.ca is None):
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
+    return Target(stream_url(server), key, client_tls(args.server, args.ca, insecure=args.insecure), config)
 
 
 def _meter(args: argparse.Namespace, http: aiohttp.ClientSession, target: Target) -> tuple[Meter, str]:

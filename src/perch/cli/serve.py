@@ -11,6 +11,7 @@ import uvloop
 from perch import errors, settings
 from perch.asr.base import ASRClient
 from perch.asr.riva_client import RivaASRClient
+from perch.cli.ports import try_port
 from perch.observability.engine import EngineWatch
 from perch.observability.logging import configure_logging
 from perch.observability.metrics import Metrics
@@ -60,6 +61,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _serve(loaded: settings.Settings) -> int:
     config = loaded.gateway()
+    try:
+        try_port(config.host, config.port, shared=config.reuse_port)
+    except OSError as error:
+        print(f"perch: {error}", file=sys.stderr)
+        return 1
     try:
         tls, self_signed = (
             (None, None) if config.tls is None else server_tls(config.tls, config.state_dir, config.host)

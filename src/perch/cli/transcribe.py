@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import os
 import signal
-import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
@@ -23,6 +22,7 @@ from perch.cli.native_client import (
     stream_url,
     transcribe,
 )
+from perch.cli.trust import client_tls
 from perch.core.audio import RATE, seconds_to_samples
 from perch.core.messages import Final, Notice, Partial
 from perch.core.speech import RecognitionConfig
@@ -113,7 +113,7 @@ async def _server(args: argparse.Namespace) -> AsyncIterator[Recognise]:
     config = ServerConfig(
         url=url,
         api_key=_api_key(args),
-        tls=_tls(args, own_machine=not args.server),
+        tls=client_tls(args.server, args.ca, insecure=args.insecure),
         session=_session(args),
     )
     yield lambda audio: transcribe(config, audio)
@@ -147,15 +147,6 @@ def _hotwords(args: argparse.Namespace) -> list[str]:
 def _session(args: argparse.Namespace) -> dict[str, object]:
     wanted = {"language": args.language, "model": args.model, "hotwords": _hotwords(args)}
     return {"sample_rate": RATE, "encoding": "pcm16"} | {key: value for key, value in wanted.items() if value}
-
-
-def _tls(args: argparse.Namespace, *, own_machine: bool) -> ssl.SSLContext:
-    """A server that was found on this machine's loopback address may have signed its certificate itself."""
-    context = ssl.create_default_context(cafile=args.ca)
-    if args.insecure or (own_machine and args.ca is None):
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 # --- What is recognised

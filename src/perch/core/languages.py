@@ -1,11 +1,33 @@
 """Whether a language that is offered is the one that is wanted: BCP-47 tags, with or without a region."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 AUTO = "auto"
 DEFAULT = "default"
 """Clients that must send something send this; it is as good as nothing."""
 _OPEN = frozenset({"", AUTO, "multi", DEFAULT})
+
+_TAG = re.compile(r"[a-z]{2,3}(-[a-z]{4})?(-([a-z]{2}|[0-9]{3}))?(-[a-z0-9]{5,8})*", re.IGNORECASE)
+"""RFC 5646, 2.1, as far as there are such tags: no language has a code of four letters or more."""
+
+
+def canonical(tag: str) -> str:
+    """``tag`` as it is usually written: ``de-DE`` for ``de_de``.
+
+    Raises:
+        ValueError: It has not the form of a BCP-47 tag.
+    """
+    plain = tag.replace("_", "-")
+    if not _TAG.fullmatch(plain):
+        raise ValueError(f"{tag!r} is not a language tag such as en or en-US")
+    language, *more = plain.lower().split("-")
+    return "-".join([language, *map(_cased, more)])
+
+
+def _cased(subtag: str) -> str:
+    """RFC 5646, 2.1.1: a region in capitals, a script with one."""
+    return subtag.upper() if len(subtag) == 2 else subtag.title() if len(subtag) == 4 else subtag
 
 
 def is_open(tag: str) -> bool:

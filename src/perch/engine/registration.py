@@ -90,7 +90,7 @@ class Registration:
         memory: What the GPUs have in use.
 
     Raises:
-        BadConfig: (on entering) the extra is not installed, or ``config`` is not usable.
+        BadConfig: The extra is not installed, or ``config`` is not usable.
     """
 
     def __init__(
@@ -108,16 +108,14 @@ class Registration:
         self._failures = 0
         self._wake = asyncio.Event()
         self._is_ending = False
-        self._redis: Redis | None = None
+        self._redis = _connect(config)
         self._beating: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._redis = _connect(self._config)
         self._beating = asyncio.create_task(self._beat_on(self._redis), name="registration")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._redis is not None
         assert self._beating is not None
         self._is_ending = True
         self._wake.set()

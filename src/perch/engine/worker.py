@@ -11,7 +11,7 @@ from perch.engine.registration import DEFAULT_PREFIX, RegistrationConfig
 from perch.errors import BadConfig
 from perch.inference.choice import Machine, named
 from perch.inference.loader import about, load_model
-from perch.inference.parakeet.backends import BACKENDS
+from perch.inference.parakeet.backends import BACKENDS, is_backend
 from perch.inference.parakeet.model import LoadOptions
 from perch.inference.recogniser import Recogniser
 from perch.registry import catalogue
@@ -94,7 +94,7 @@ def read(environment: Mapping[str, str], *, model: str) -> WorkerSettings:
         model=catalogue.get(told.get("PARAKEET_MODEL", model)),
         weights=Path(told["PARAKEET_WEIGHTS"]) if "PARAKEET_WEIGHTS" in told else None,
         models_dir=default_folder(environment),
-        backend=_one_of(told, "PARAKEET_BACKEND", BACKENDS),
+        backend=_backend(told),
         device=_one_of(told, "DEVICE", _DEVICES) or ("auto" if allow_cpu else "cuda"),
         allow_cpu=allow_cpu,
         chunk_ms=_chunk(told),
@@ -156,6 +156,11 @@ def _weights(
 def speaks(entry: Entry, language: str) -> bool:
     """Whether a model recognises a language; ``auto`` and nothing leave it to the model."""
     return language in {"", "auto"} or languages.find(entry.languages, language) is not None
+
+
+def _backend(told: Mapping[str, str]) -> str | None:
+    name = told.get("PARAKEET_BACKEND")
+    return name if name is not None and is_backend(name) else _one_of(told, "PARAKEET_BACKEND", BACKENDS)
 
 
 _Choice = TypeVar("_Choice", bound=str)

@@ -181,9 +181,20 @@ async def test_the_script_prints_the_output_of_one_recording(recording: Path) ->
     assert output["model"] == "parakeet-0.6b"
 
 
+async def test_the_script_says_that_a_file_is_not_there_and_loads_nothing() -> None:
+    process = await script("gone.wav", PARAKEET_WEIGHTS="nowhere")
+    async with asyncio.timeout(30):
+        _, complaints = await process.communicate()
+    assert process.returncode == 1
+    assert complaints.decode() == "engine: There is no file gone.wav.\n"
+
+
 async def test_the_script_without_a_gpu_fails_at_once_and_says_why(tmp_path: Path) -> None:
     """004-06: the default device is CUDA. PyTorch is stood in for, as far as it is asked."""
-    (tmp_path / "torch.py").write_text("class cuda:\n    is_available = staticmethod(lambda: False)\n")
+    (tmp_path / "torch.py").write_text(
+        "class cuda:\n    is_available = staticmethod(lambda: False)\n"
+        "class backends:\n    class cuda:\n        enable_cudnn_sdp = staticmethod(lambda enabled: None)\n"
+    )
     (tmp_path / "transformers").mkdir()
     (tmp_path / "transformers/__init__.py").write_text(
         "class logging:\n"

@@ -158,6 +158,18 @@ async def test_a_model_that_cannot_be_loaded_ends_it_with_the_reason() -> None:
         await engine_py.ParakeetStreamingEngine(settings, broken).run()
 
 
+async def test_where_it_cannot_be_registered_it_says_so_and_loads_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def unwanted(entry: Entry) -> Recogniser:
+        raise AssertionError(f"{entry.id} is loaded")
+
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)  # as if the extra were not installed
+    settings = read({"REDIS_URL": "redis://127.0.0.1"}, model=engine_py.DEFAULT)
+    with pytest.raises(BadConfig, match=r"perch-asr\[redis\]"):
+        await engine_py.ParakeetStreamingEngine(settings, unwanted).run()
+
+
 async def test_being_told_to_end_while_it_loads_ends_it() -> None:
     loading = asyncio.Event()
 

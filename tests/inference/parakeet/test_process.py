@@ -1,5 +1,11 @@
 """The process that a model lives in."""
 
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -24,6 +30,25 @@ async def test_openmp_waits_without_spinning_unless_the_operator_wants_it(
         assert environment["PERCH_TEST_MARK"] == "handed on"
     finally:
         await process.aclose()
+
+
+def test_an_engine_that_hangs_up_while_the_model_is_loaded_ends_the_process_without_a_word() -> None:
+    ours, theirs = socket.socketpair()
+    ours.close()
+    order = {"backend": "tones", "options": asdict(LoadOptions(path="nowhere", name="tones")), "slots": 1}
+    with theirs:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "perch.inference.parakeet.worker"),
+                *(str(theirs.fileno()), str(os.getpid()), json.dumps(order)),
+            ],
+            pass_fds=[theirs.fileno()],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def _environment(pid: int) -> dict[str, str]:

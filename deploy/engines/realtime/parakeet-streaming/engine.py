@@ -85,10 +85,13 @@ class ParakeetStreamingEngine(RealtimeEngine):
         )
 
     async def run(self) -> None:
+        where = self._settings.registration
+        # Before a model is loaded for minutes: what it needs may not be here.
+        registration = None if where is None else Registration(where, self._state)
         await unless(self._ending, self.load_models())
         if self._ending.is_set():
             return
-        async with self._registered():
+        async with self._registered(registration):
             await self._ending.wait()
 
     async def shutdown(self) -> None:
@@ -120,13 +123,12 @@ class ParakeetStreamingEngine(RealtimeEngine):
         return state_of(engine.recogniser, engine.server.scheduler, draining=self._ending.is_set())
 
     @asynccontextmanager
-    async def _registered(self) -> AsyncIterator[None]:
+    async def _registered(self, registration: Registration | None) -> AsyncIterator[None]:
         """In Redis, if it is wanted: from the first stream that can be taken until the last one has ended."""
-        where = self._settings.registration
-        if where is None:
+        if registration is None:
             yield
             return
-        async with Registration(where, self._state) as registration:
+        async with registration:
             yield
             registration.changed()
             await self._loaded.aclose()

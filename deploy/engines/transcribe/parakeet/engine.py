@@ -170,6 +170,8 @@ def _made(arguments: Sequence[str] | None = None) -> Runnable:
     parser.add_argument("--model", help=f"of the recording: {', '.join(VARIANTS)}")
     parser.add_argument("--language", default="en", help="of the recording (default: %(default)s)")
     asked = parser.parse_args(arguments)
+    if asked.recording is not None and not asked.recording.exists():
+        raise BadConfig(f"There is no file {asked.recording}.")
     settings = read(os.environ, model=DEFAULT)
     variant(settings.model.id)
     engine = ParakeetEngine(settings, loader(settings, os.environ, mode="vad-segmented"))

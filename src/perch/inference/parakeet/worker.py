@@ -14,6 +14,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -192,11 +193,27 @@ def _kind(device: str) -> str:
     return "cuda" if device.startswith("cuda") else "cpu"
 
 
+class _HungUp(BaseException):
+    """The engine is gone, and with it the need for a model. No ``Exception``, which would be told to it."""
+
+
+def _tell(engine: socket.socket, kind: bytes, body: bytes) -> None:
+    """What there is to say before and when the model is loaded.
+
+    Raises:
+        _HungUp: Nobody is there to hear it.
+    """
+    try:
+        engine.sendall(wire.message(kind, body=body))
+    except ConnectionError as error:
+        raise _HungUp from error
+
+
 def _load(
     engine: socket.socket, name: str, options: LoadOptions, slots: int | None
 ) -> tuple[Model, wire.Loaded]:
     def report(progress: str) -> None:
-        engine.sendall(wire.message(wire.PROGRESS, body=progress.encode()))
+        _tell(engine, wire.PROGRESS, progress.encode())
 
     report(f"loading {options.name} from {options.path} with {name}")
     model = backend(name)(options)
@@ -267,17 +284,14 @@ def main() -> None:
     _die_with(int(sys.argv[2]))
     order = json.loads(sys.argv[3])
     options = LoadOptions(**{**order["options"], "languages": tuple(order["options"]["languages"])})
-    with engine:
+    with engine, suppress(_HungUp, ConnectionError):  # the latter while an answer is on its way
         try:
             model, loaded = _load(engine, order["backend"], options, order["slots"])
         except Exception as problem:  # noqa: BLE001 whatever it is, the engine is told
-            engine.sendall(wire.message(wire.REFUSED, body=_refusal(problem)))
+            _tell(engine, wire.REFUSED, _refusal(problem))
             return
-        engine.sendall(wire.message(wire.LOADED, body=wire.pack_loaded(loaded)))
-        try:
-            Worker(engine, model, loaded).run()
-        except ConnectionError:
-            return  # the engine closed while an answer was on its way
+        _tell(engine, wire.LOADED, wire.pack_loaded(loaded))
+        Worker(engine, model, loaded).run()
 
 
 if __name__ == "__main__":
