@@ -1,6 +1,7 @@
 """Engines for tests: the real server on loopback, and an asyncio client for one stream."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -105,10 +106,20 @@ class Conversation:
         return [await self.say(request) for request in audio_requests(audio, chunk)]
 
     async def speak_until_it_ends(self, audio: bytes) -> tuple[grpc.StatusCode, str]:
-        """Say ``audio`` over and over; return how the call ended."""
+        """Say ``audio`` over and over; return how the call ended.
+
+        Nothing is written after the end: grpc.aio would take its own failure to send for the server's status.
+        """
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            while True:
-                await self.speak(audio)
+            for request in itertools.cycle(audio_requests(audio)):
+                if await self.say(request) is grpc.aio.EOF:
+                    break
+        return await self.outcome()
+
+    async def refusal(self) -> tuple[grpc.StatusCode, str]:
+        """How a call ended that was refused for its configuration."""
+        with suppress(grpc.aio.AioRpcError):
+            assert await self.call.read() is grpc.aio.EOF
         return await self.outcome()
 
     async def hang_up(self) -> list[Any]:

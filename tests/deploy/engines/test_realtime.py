@@ -85,7 +85,7 @@ async def test_another_model_is_refused_to_a_stream(engine: Any) -> None:
     async with running(engine), stub_of(engine) as stub:
         conversation = Conversation(stub)
         await conversation.configure(language_code="en-US", model="whisper")
-        code, details = await conversation.speak_until_it_ends(SPEECH)
+        code, details = await conversation.refusal()
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert "model=whisper" in details
 
