@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import logging
+import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -11,6 +12,9 @@ from hypothesis import settings
 
 import transports
 
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # PyTorch's threads, where several processes have one each
 settings.register_profile("perch", deadline=None)  # what an example takes is the machine's affair
 settings.load_profile("perch")
 

@@ -110,6 +110,33 @@ async def test_a_step_is_answered_within_100_ms_where_the_model_costs_nothing(
     assert min(took) < 0.1
 
 
+@pytest.mark.parametrize("chunk_ms", [320, None])
+async def test_the_process_is_woken_once_for_each_piece(
+    chunk_ms: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recogniser = await ModelRecogniser.start("tones", options(chunk_ms=chunk_ms), slots=1)
+    sent: list[int] = []
+    send = process._Line.send
+
+    def count(line: process._Line, kind: bytes, key: int, body: bytes) -> None:
+        sent.append(len(body))
+        send(line, kind, key, body)
+
+    try:
+        monkeypatch.setattr(process._Line, "send", count)
+        voice = await recogniser.open(CONFIG)
+        audio = pcm("zero one two")
+        for start in range(0, len(audio), 3_200):
+            await voice.feed(audio[start : start + 3_200])
+        assert (await voice.finish()).text == "zero one two"
+        await voice.aclose()
+    finally:
+        await recogniser.aclose()
+    pieces = len(audio) // 10_240 if chunk_ms else 0
+    assert len(sent) == pieces + 1
+    assert sum(sent) == len(audio)
+
+
 async def test_silence_says_nothing(recogniser: ModelRecogniser) -> None:
     voice = await recogniser.open(CONFIG)
     assert not await voice.feed(bytes(4 * RATE))

@@ -173,10 +173,6 @@ class ModelProcess:
         self._next_key = self._next_key % 0xFFFFFFFF + 1
         return self._next_key
 
-    def send(self, key: int, pcm: bytes) -> None:
-        """More audio of an utterance, of which no answer is expected."""
-        self._line.send(wire.AUDIO, key, pcm)
-
     async def ask(self, kind: bytes, key: int, pcm: bytes, deadline: float) -> bytes:
         """Send audio that will be answered, and return the body of the answer.
 

@@ -32,37 +32,37 @@ log = logging.getLogger(__name__)
 
 
 class ModelVoice:
-    """Implements ``Voice``: an utterance at a time, numbered in the model's process."""
+    """Implements ``Voice``: an utterance at a time, numbered in the model's process.
+
+    Audio is held here until a piece of it is whole. The process is then woken once for each piece, and not
+    by every message of every stream while it computes.
+    """
 
     def __init__(self, recogniser: "ModelRecogniser", process: ModelProcess) -> None:
         self._recogniser = recogniser
         self._process = process
         self._chunk = process.facts.chunk
         self._key: int | None = None
+        self._held: list[bytes] = []
         self._samples = 0
         self._text = ""
         self._closed = False
 
     async def feed(self, pcm: bytes) -> str | None:
-        if not pcm:
-            return None
-        if self._key is None:
-            self._key = self._process.utterance()
         before = self._samples
+        self._held.append(pcm)
         self._samples += bytes_to_samples(len(pcm))
         if not self._chunk or self._samples // self._chunk == before // self._chunk:
-            self._process.send(self._key, pcm)
             return None
-        text = (await self._ask(wire.AUDIO, self._key, pcm)).decode()
+        text = (await self._ask(wire.AUDIO)).decode()
         is_new, self._text = text != self._text, text
         return text if is_new else None
 
     async def finish(self) -> Recognition:
-        key, self._key = self._key, None
-        if key is None:
+        if not self._samples:
             return Recognition("")
-        body = await self._ask(wire.LAST, key, b"")
-        self._samples, self._text = 0, ""
+        body = await self._ask(wire.LAST)
+        self._key, self._samples, self._text = None, 0, ""
         return wire.unpack(body)
 
     async def aclose(self) -> None:
@@ -72,13 +72,18 @@ class ModelVoice:
                 self._process.drop(self._key)
             self._recogniser.release()
 
-    async def _ask(self, kind: bytes, key: int, pcm: bytes) -> bytes:
+    async def _ask(self, kind: bytes) -> bytes:
+        """Send what is held, and return the answer to it."""
+        if self._key is None:
+            self._key = self._process.utterance()
+        pcm = b"".join(self._held)
+        self._held.clear()
         try:
             return await self._process.ask(
-                kind, key, pcm, ANSWER_DEADLINE + samples_to_seconds(self._samples)
+                kind, self._key, pcm, ANSWER_DEADLINE + samples_to_seconds(self._samples)
             )
         except BaseException:
-            self._process.drop(key)  # cancelled or failed: its place is free at once
+            self._process.drop(self._key)  # cancelled or failed: its place is free at once
             raise
 
 
