@@ -37,6 +37,12 @@ def test_every_bad_value_is_named_in_one_message(monkeypatch: pytest.MonkeyPatch
         assert name in str(invalid.value)
 
 
+def test_what_other_parts_of_perch_read_is_no_misspelt_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PERCH_COMMAND", "PERCH_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    load()
+
+
 def test_values_that_do_not_go_together_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERCH_BACKEND", "riva")
     with pytest.raises(InvalidSettings, match="RIVA_HOST"):

@@ -526,8 +526,8 @@ def _unknown(environment: Mapping[str, str]) -> list[str]:
     known = {name.upper() for name in Settings.model_fields} | {
         f"{name.upper()}_{place}" for name in _SECRETS for place in ("FILE", "SECRET")
     }
-    # Read by perch engine, perch transcribe and perch models.
-    known |= {"PERCH_ENGINE_API_KEY", "PERCH_API_KEY", "PERCH_OFFLINE"}
+    # Read by perch engine, perch transcribe, perch models, and whatever names a command to its user.
+    known |= {"PERCH_ENGINE_API_KEY", "PERCH_API_KEY", "PERCH_OFFLINE", "PERCH_COMMAND"}
     allowed_prefixes = ("PERCH_LOAD_", "PERCH_BENCH_", "PERCH_TEST_")
     return [
         f"{name}: there is no such setting"

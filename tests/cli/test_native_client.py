@@ -83,3 +83,11 @@ async def test_a_gateway_that_stays_away_is_given_up() -> None:
             cutting.port = 9
         with pytest.raises(TranscriptionFailed):
             await running
+
+
+async def test_where_nobody_answers_the_command_that_starts_a_server_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PERCH_COMMAND", "./run")
+    with pytest.raises(TranscriptionFailed, match=r"Start a server with `\./run serve`"):
+        await finals("http://127.0.0.1:9")

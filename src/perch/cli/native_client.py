@@ -26,6 +26,7 @@ from tenacity import (
 )
 
 from perch.core.audio import RATE, bytes_to_samples, samples_to_bytes, seconds_to_samples
+from perch.core.command import command
 from perch.core.messages import Final, Notice, Partial
 from perch.core.speech import Word
 
@@ -335,7 +336,7 @@ async def _connect(session: aiohttp.ClientSession, config: ServerConfig) -> aioh
         ) from error
     except (aiohttp.ClientError, OSError) as error:
         raise TranscriptionFailed(
-            f"Nothing answers at {url}. Start a server with `perch serve`, or name another with --server URL."
+            f"Nothing answers at {url}. Start a server with `{command('serve')}`, or name another with --server URL."
         ) from error
 
 
