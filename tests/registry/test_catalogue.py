@@ -49,6 +49,13 @@ def test_weights_say_where_they_are_and_what_loads_them() -> None:
             assert set(weights.sha256) <= set(weights.files)
 
 
+@pytest.mark.parametrize("model", ["parakeet-tdt-0.6b-v2", "parakeet-tdt-0.6b-v3"])
+def test_the_digests_of_the_exports_for_a_cpu_are_known(model: str) -> None:
+    """Whoever copies them by hand has no hub that would tell."""
+    [export] = [weights for weights in get(model).weights if weights.backend == "sherpa-onnx"]
+    assert set(export.sha256) == set(export.files)
+
+
 def test_exports_without_caches_take_whole_utterances_and_libraries_for_a_gpu_windows() -> None:
     """As ``inference.parakeet`` loads them; a model is said to do the best that any of its weights do."""
     for entry in CATALOGUE:

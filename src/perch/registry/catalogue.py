@@ -115,7 +115,14 @@ CATALOGUE: tuple[Entry, ...] = (
         memory_gb=4.0,
         licence="CC-BY-4.0",
         weights=(
-            _int8("csukuangfj/sherpa-onnx-nemo-parakeet-tdt-0.6b-v2-int8", 0.66),
+            _int8(
+                "csukuangfj/sherpa-onnx-nemo-parakeet-tdt-0.6b-v2-int8",
+                0.66,
+                encoder_int8_onnx="a32b12d17bbbc309d0686fbbcc2987b5e9b8333a7da83fa6b089f0a2acd651ab",
+                decoder_int8_onnx="b6bb64963457237b900e496ee9994b59294526439fbcc1fecf705b31a15c6b4e",
+                joiner_int8_onnx="7946164367946e7f9f29a122407c3252b680dbae9a51343eb2488d057c3c43d2",
+                tokens_txt="ec182b70dd42113aff6c5372c75cac58c952443eb22322f57bbd7f53977d497d",
+            ),
             _nemo("nvidia/parakeet-tdt-0.6b-v2", 2.5),
         ),
     ),
