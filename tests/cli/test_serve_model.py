@@ -130,15 +130,16 @@ def test_an_unknown_model_is_refused_with_those_there_are() -> None:
     assert "parakeet-tdt-0.6b-v2, parakeet-tdt-0.6b-v3" in done.stderr
 
 
-def test_weights_that_are_not_here_are_told_with_the_command(tmp_path: Path) -> None:
+def test_weights_that_are_not_here_are_told_with_the_command_as_their_reader_calls_it(tmp_path: Path) -> None:
     import subprocess
 
     done = subprocess.run(
-        perch("engine", "--model", "parakeet", "--models-dir", str(tmp_path)),
+        perch("engine", "--model", "parakeet-tdt-0.6b-v2", "--device", "cpu", "--models-dir", str(tmp_path)),
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
+        env={**os.environ, "PERCH_COMMAND": "./run"},
     )
     assert done.returncode == 1
-    assert "perch models pull parakeet-0.6b" in done.stderr
+    assert "./run models pull parakeet-tdt-0.6b-v2 --backend sherpa-onnx" in done.stderr

@@ -1,6 +1,7 @@
 """Which weights are loaded: a pure decision over what is here and what the machine has."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,9 +42,92 @@ def test_a_gpu_gets_what_is_meant_for_it_and_a_cpu_its_own(cache: ModelCache) ->
     assert named(entry, cache, machine(cuda=True), backend="nemo").path.suffix == ".nemo"
 
 
-def test_weights_that_are_not_here_are_told_with_the_command_that_gets_them(cache: ModelCache) -> None:
-    with pytest.raises(BadConfig, match=r"perch models pull parakeet-0\.6b"):
-        named(get("parakeet"), cache, machine())
+def refusal(cache: ModelCache, model: str, machine: Machine, backend: str | None = None) -> str:
+    with pytest.raises(BadConfig) as refused:
+        named(get(model), cache, machine, backend=backend)
+    return refused.value.message
+
+
+def test_weights_that_are_not_here_are_told_with_the_command_that_gets_what_runs_here(
+    cache: ModelCache,
+) -> None:
+    def command(*arguments: Any) -> str:
+        return refusal(cache, *arguments).partition("Get them with: ")[2]
+
+    pull = "perch models pull parakeet-tdt-0.6b-v3 --backend"
+    assert command("parakeet-tdt-0.6b-v3", machine()) == f"{pull} sherpa-onnx"
+    assert command("parakeet-tdt-0.6b-v3", machine(allow_cpu=True)) == f"{pull} sherpa-onnx"
+    assert command("parakeet-tdt-0.6b-v3", machine(cuda=True)) == f"{pull} transformers"
+    assert command("parakeet-tdt-0.6b-v3", machine("nemo", cuda=True)) == f"{pull} nemo"
+    assert command("parakeet-tdt-0.6b-v3", machine(cuda=True), "sherpa-onnx") == f"{pull} sherpa-onnx"
+    assert "pull parakeet-0.6b --backend transformers" in command("parakeet", machine(allow_cpu=True))
+
+
+def test_weights_that_would_not_run_here_are_not_advised(cache: ModelCache) -> None:
+    told = refusal(cache, "parakeet-1.1b", machine())
+    assert "parakeet-1.1b has no weights for the CPU" in told
+    assert "nemo (CUDA, 4.3 GB)" in told
+    assert "perch models export" in told
+    assert "pull" not in told
+    told = refusal(cache, "parakeet-1.1b", machine(), "nemo")
+    assert "meant for a GPU" in told
+    assert told.endswith("pull parakeet-1.1b --backend nemo")
+    assert "there are: nemo" in refusal(cache, "parakeet-1.1b", machine(), "sherpa-onnx")
+
+
+def damage(cache: ModelCache, model: str, backend: str) -> Path:
+    put(cache, model, backend)
+    folder = cache.place(model, backend)
+    (folder / "weights.nemo").write_bytes(b"w")
+    return folder
+
+
+def test_weights_that_are_damaged_are_told_with_the_file_and_what_mends_it(cache: ModelCache) -> None:
+    place = damage(cache, "parakeet-tdt-0.6b-v2", "sherpa-onnx")
+    damage(cache, "parakeet-tdt-0.6b-v2", "nemo")  # which would not run here if it were whole
+    told = refusal(cache, "parakeet-tdt-0.6b-v2", machine())
+    assert told == (
+        f"The weights of parakeet-tdt-0.6b-v2 for sherpa-onnx in {place} are not whole: weights.nemo (1 bytes "
+        "instead of 7). `perch models pull parakeet-tdt-0.6b-v2 --backend sherpa-onnx` fetches anew what differs."
+    )
+    assert passed_over(cache, machine()) == told
+    assert "for nemo" in passed_over(cache, machine(cuda=True))
+
+
+def test_weights_that_nobody_checked_are_told_with_the_command_that_takes_them(cache: ModelCache) -> None:
+    place = cache.place("parakeet-tdt-0.6b-v2", "sherpa-onnx")
+    place.mkdir(parents=True)
+    names = ["encoder.int8.onnx", "decoder.int8.onnx", "joiner.int8.onnx", "tokens.txt"]
+    for name in names:
+        (place / name).write_bytes(b"1")
+    told = refusal(cache, "parakeet-tdt-0.6b-v2", machine())
+    assert f"were put into {place} by hand" in told
+    assert "`perch models pull parakeet-tdt-0.6b-v2 --backend sherpa-onnx --offline`" in told
+    assert passed_over(cache, machine()) == told
+    (place / names[2]).unlink()
+    told = refusal(cache, "parakeet-tdt-0.6b-v2", machine())
+    assert "by hand, without joiner.int8.onnx" in told
+    assert "--offline" not in told
+
+
+def test_weights_that_were_pulled_by_half_are_told(cache: ModelCache) -> None:
+    work = cache.workplace("parakeet-tdt-0.6b-v2", "sherpa-onnx")
+    (work / "files").mkdir(parents=True)
+    assert passed_over(cache, machine()) == "", "a pull that got no connection"
+    (work / "encoder.int8.onnx.part").write_bytes(b"1")
+    assert "are here by half" in refusal(cache, "parakeet-tdt-0.6b-v2", machine())
+    assert "are here by half" in passed_over(cache, machine())
+
+
+def test_weights_that_may_not_be_read_are_told(cache: ModelCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = cache.place("parakeet-tdt-0.6b-v2", "sherpa-onnx")
+    place.mkdir(parents=True)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert f"cannot be read ({place}: Permission denied)" in passed_over(cache, machine())
 
 
 def test_weights_that_cannot_be_run_are_told_with_what_is_missing(cache: ModelCache) -> None:

@@ -98,6 +98,11 @@ def test_a_pull_that_is_not_done_is_not_there_and_can_be_removed(cache: ModelCac
     assert not (cache.folder / V3.id).exists()
 
 
+def test_a_folder_without_files_is_nothing(cache: ModelCache) -> None:
+    (cache.workplace(V3.id, "sherpa-onnx") / "files").mkdir(parents=True)
+    assert cache.there(V3.id) == ()
+
+
 def test_removing_leaves_what_is_for_other_libraries(cache: ModelCache) -> None:
     put(cache, V3.id, "nemo", model_nemo="abc")
     put(cache, V3.id, "sherpa-onnx", tokens_txt="a 0")

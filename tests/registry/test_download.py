@@ -27,7 +27,7 @@ from registry.fake_hub import FakeHub, Told, fake_hub
 
 ENCODER = random.Random(1).randbytes(300_000)
 FILES = {"encoder.onnx": ENCODER, "tokens.txt": b"a 0\nb 1\n", "README.md": b"# about", "sub/x.onnx": b"x"}
-WEIGHTS = Weights("sherpa-onnx", "cpu", 0.001, "acme/tiny", ("encoder.onnx", "*.txt"))
+WEIGHTS = Weights("sherpa-onnx", "cpu", 0.0003, "acme/tiny", ("encoder.onnx", "*.txt"))
 ENTRY = Entry(
     id="tiny",
     engine_model="acme/tiny",
@@ -278,6 +278,36 @@ async def test_offline_files_that_were_copied_by_hand_are_checked_and_taken(cach
     held = await offline.pull(entry(pinned), pinned)
     assert held.path == place
     assert set(held.manifest.files) == {"encoder.onnx", "tokens.txt"}
+
+
+async def test_offline_files_of_unknown_digests_must_have_about_the_size_that_is_known(
+    cache: ModelCache,
+) -> None:
+    place = cache.place("tiny", "sherpa-onnx")
+    place.mkdir(parents=True)
+    (place / "README.md").write_bytes(ENCODER)  # it is no part of the weights
+    (place / "tokens.txt").write_bytes(FILES["tokens.txt"])
+    offline = Puller(cache, Hub(URL("http://127.0.0.1:1"), offline=True))
+    for size in (1000, 260_000, 340_000):
+        (place / "encoder.onnx").write_bytes(bytes(size))
+        message = await refusal(offline)
+        assert "acme/tiny has about 0.0003 GB" in message
+    digest = hashlib.sha256(bytes(340_000)).hexdigest()
+    other = hashlib.sha256(FILES["tokens.txt"]).hexdigest()
+    known = replace(WEIGHTS, sha256=MappingProxyType({"encoder.onnx": digest, "tokens.txt": other}))
+    assert (await offline.pull(entry(known), known)).path == place, "a digest says more than a size"
+
+
+async def test_offline_an_unpacked_archive_may_be_larger_than_the_archive(cache: ModelCache) -> None:
+    archived = replace(WEIGHTS, repository="", files=(), archive="https://example/x.tar.bz2")
+    place = cache.place("tiny", "sherpa-onnx")
+    place.mkdir(parents=True)
+    (place / "tokens.txt").write_bytes(FILES["tokens.txt"])
+    offline = Puller(cache, Hub(URL("http://127.0.0.1:1"), offline=True))
+    (place / "encoder.onnx").write_bytes(bytes(100_000))
+    assert "not these weights" in await refusal(offline, archived)
+    (place / "encoder.onnx").write_bytes(bytes(400_000))
+    assert (await offline.pull(entry(archived), archived)).path == place
 
 
 async def test_files_that_were_copied_by_hand_are_not_fetched_again(cache: ModelCache) -> None:

@@ -51,6 +51,11 @@ def default_folder(environment: Mapping[str, str]) -> Path:
     return (Path(caches) if caches else Path.home() / ".cache") / "perch" / "models"
 
 
+def holds_files(folder: Path) -> bool:
+    """Whether there is anything in it: a pull that never got a connection leaves empty folders."""
+    return any(path.is_file() for path in folder.rglob("*"))
+
+
 @dataclass(frozen=True, slots=True)
 class ModelCache:
     """The weights in one folder, which need not exist yet."""
@@ -107,7 +112,8 @@ class ModelCache:
 
     def there(self, model_id: str, backend: str | None = None) -> tuple[str, ...]:
         """The backends for which anything of a model is here, also by half."""
-        folders = (folder for folder in self._folders() if folder.parent.name == model_id)
+        mine = (folder for folder in self._folders() if folder.parent.name == model_id)
+        folders = (folder for folder in mine if holds_files(folder))
         backends = dict.fromkeys(folder.name.removesuffix(".pulling") for folder in folders)
         return tuple(name for name in backends if backend in {None, name})
 

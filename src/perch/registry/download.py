@@ -13,6 +13,7 @@ from types import MappingProxyType
 from yarl import URL
 
 from perch.errors import ModelUnavailable
+from perch.registry.amiss import missing_files, pull_command, unmatched
 from perch.registry.archive import unpack
 from perch.registry.cache import Held, ModelCache
 from perch.registry.catalogue import Entry, Weights
@@ -23,15 +24,11 @@ from perch.registry.patience import Patience, persist
 from perch.registry.report import Quiet, Report
 from perch.registry.transfer import fetch
 
-_ESSENTIAL: Mapping[str, tuple[str, ...]] = {
-    "sherpa-onnx": ("*.onnx", "tokens.txt"),
-    "transformers": ("config.json", "*.safetensors"),
-    "nemo": ("*.nemo",),
-}
-"""Without which a folder is no model for that backend."""
-
 _UNPACKED = 1.5
 """Bytes of an archive's content, about, for each of its own: weights hardly compress."""
+
+_TOLERANCE = 0.1
+"""How far, as a share, files of unknown digests may be from the size that the catalogue tells."""
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -160,6 +157,7 @@ class Puller:
         """What somebody copied to where the weights belong."""
         place = self.cache.place(entry.id, weights.backend)
         manifest = self._described(entry, weights, place)
+        _check_size(weights, manifest, place)
         work.take_up(place)
         return manifest
 
@@ -269,28 +267,26 @@ def _manifest(entry: Entry, weights: Weights, revision: str, files: Mapping[str,
     return Manifest(entry.id, weights.backend, weights.source, revision, files, now)
 
 
-def _needed(weights: Weights) -> tuple[str, ...]:
-    """Patterns that must each match a file."""
-    exact = tuple(pattern for pattern in weights.files if "*" not in pattern)
-    return exact or _ESSENTIAL[weights.backend]
-
-
-def _unmatched(weights: Weights, names: list[str]) -> list[str]:
-    return [pattern for pattern in _needed(weights) if not fnmatch.filter(names, pattern)]
-
-
 def _check_complete(weights: Weights, names: list[str], where: str) -> None:
-    if missing := _unmatched(weights, names):
+    if missing := unmatched(weights, names):
         raise ModelUnavailable(
             f"{where} holds no {' and no '.join(missing)}: no weights for {weights.backend}."
         )
 
 
-def missing_files(cache: ModelCache, entry: Entry, weights: Weights) -> list[str]:
-    """The files, or patterns of files, that are not where the weights belong."""
-    place = cache.place(entry.id, weights.backend)
-    there = [path.name for path in place.iterdir()] if place.is_dir() else []
-    return _unmatched(weights, there)
+def _check_size(weights: Weights, manifest: Manifest, place: Path) -> None:
+    """That files whose digests nobody knows beforehand have about the size that the weights should have."""
+    patterns = weights.files or ("*",)
+    ours = [name for name in manifest.files if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+    if all(name in weights.sha256 for name in ours):
+        return
+    size = sum(manifest.files[name].size for name in ours) / 1e9
+    most = _UNPACKED if weights.archive else 1 + _TOLERANCE
+    if not (1 - _TOLERANCE) * weights.gigabytes <= size <= most * weights.gigabytes:
+        raise ModelUnavailable(
+            f"The files in {place} have {size:.3g} GB, and {weights.source} has about {weights.gigabytes:g} GB: "
+            "they are not these weights, or not all of them. Copy them again."
+        )
 
 
 def absent(
@@ -299,14 +295,14 @@ def absent(
     """An error that says what is missing or ``wrong``, where it belongs, and how it gets there."""
     place = cache.place(entry.id, weights.backend)
     missing = ", ".join(missing_files(cache, entry, weights))
-    command = f"perch models pull {entry.id} --backend {weights.backend}"
+    pull = pull_command(entry, weights)
     if wrong:
         return ModelUnavailable(
             "\n".join(
                 [
                     f"The {weights.backend} weights of {entry.id} are not as they were pulled. {why}",
                     *(f"{place / name}: {how}." for name, how in wrong.items()),
-                    f"Where there is a network, this fetches anew what differs: {command}",
+                    f"Where there is a network, this fetches anew what differs: {pull}",
                     f"Where there is none, copy {entry.id} again from where it was pulled into {cache.folder}.",
                 ]
             )
@@ -315,8 +311,8 @@ def absent(
     if missing:
         lines += [
             f"Missing in {place}: {missing}, from {weights.source}.",
-            f"Where there is a network run: {command} --models-dir FOLDER",
+            f"Where there is a network run: {pull} --models-dir FOLDER",
             f"then copy FOLDER/{entry.id} into {cache.folder}.",
         ]
-    lines.append(f"Files that were put into {place} by hand are checked and taken by: {command} --offline")
+    lines.append(f"Files that were put into {place} by hand are checked and taken by: {pull} --offline")
     return ModelUnavailable("\n".join(lines))

@@ -54,12 +54,9 @@ def read(folder: Path) -> Manifest | None:
     """The manifest of a folder that is whole: every file is there in its size. None if anything is amiss."""
     manifest = written(folder)
     try:
-        whole = manifest is not None and all(
-            (folder / name).stat().st_size == facts.size for name, facts in manifest.files.items()
-        )
+        return None if manifest is None or misfits(folder, manifest) else manifest
     except OSError:
         return None
-    return manifest if whole else None
 
 
 def written(folder: Path) -> Manifest | None:
@@ -69,6 +66,16 @@ def written(folder: Path) -> Manifest | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return manifest if manifest.files else None
+
+
+def misfits(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """The files that are not there in their size → in words, how they differ; none of them is read.
+
+    Raises:
+        OSError: The folder cannot be looked into.
+    """
+    found = ((name, _misfit(folder / name, facts)) for name, facts in manifest.files.items())
+    return {name: how for name, how in found if how}
 
 
 def differences(folder: Path, manifest: Manifest) -> dict[str, str]:
@@ -81,12 +88,16 @@ def differences(folder: Path, manifest: Manifest) -> dict[str, str]:
     return {name: how for name, how in found if how}
 
 
-def _difference(path: Path, facts: FileFacts) -> str:
+def _misfit(path: Path, facts: FileFacts) -> str:
     if not path.is_file():
         return "missing"
     size = path.stat().st_size
-    if size != facts.size:
-        return f"{size} bytes instead of {facts.size}"
+    return "" if size == facts.size else f"{size} bytes instead of {facts.size}"
+
+
+def _difference(path: Path, facts: FileFacts) -> str:
+    if misfit := _misfit(path, facts):
+        return misfit
     return "" if sha256_of(path) == facts.sha256 else "other content of the same size"
 
 
