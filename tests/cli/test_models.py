@@ -17,7 +17,9 @@ import pytest
 from rich.console import Console
 
 from perch.cli.main import main
+from perch.cli.models import show_list
 from perch.cli.pull_display import display
+from perch.registry import catalogue
 from perch.registry.cache import ModelCache
 from perch.registry.manifest import FileFacts, Manifest
 from processes import ROOT, perch
@@ -25,6 +27,8 @@ from registry.fake_hub import FakeHub, fake_hub
 
 V2 = "parakeet-tdt-0.6b-v2"
 REPOSITORY = "csukuangfj/sherpa-onnx-nemo-parakeet-tdt-0.6b-v2-int8"
+OTHER, FILE = "parakeet-1.1b", "parakeet-rnnt-1.1b.nemo"
+"""Its digest is not known beforehand."""
 ENCODER = random.Random(3).randbytes(600_000)
 FILES = {
     "encoder.int8.onnx": ENCODER,
@@ -74,6 +78,108 @@ def test_the_list_has_every_model_and_what_is_here_of_it(
     assert "25 languages" in lines["parakeet-tdt-0.6b-v3"]
     assert "gone" in lines
     assert str(folder) in lines["Weights"]
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [
+        (60, {"Aliases", "Licence", "GPU memory", "Streaming", "Languages", "Weights"}),
+        (80, {"Aliases", "Licence", "GPU memory", "Streaming", "Languages"}),
+        (100, {"Aliases", "Licence", "GPU memory", "Streaming"}),
+        (120, {"Aliases", "Licence", "GPU memory"}),
+        (150, {"Aliases"}),
+        (240, set[str]()),
+    ],
+)
+def test_the_list_shows_what_there_is_room_for_and_breaks_no_id(
+    folder: Path, width: int, left_out: set[str]
+) -> None:
+    put(folder)
+    drawn = io.StringIO()
+    show_list(Console(file=drawn, width=width), ModelCache(folder))
+    table, _, below = drawn.getvalue().partition(f"Weights lie in {folder}.")
+    assert below == "\n"
+    lines = [line for line in table.splitlines() if line and not line.startswith("Not shown")]
+    assert all(len(line) <= width for line in lines)
+    shown = [line.split()[0] for line in lines if not line.startswith(" ")]
+    assert set(catalogue.names()) <= set(shown)
+    columns = {"Aliases", "Licence", "GPU memory", "Streaming", "Languages", "Weights"}
+    assert {name for name in columns if name not in lines[0]} == left_out
+    told = [line for line in table.splitlines() if line.startswith("Not shown")]
+    assert len(told) == bool(left_out)
+    assert all(name in told[0] for name in left_out)
+
+
+def test_the_list_keeps_ids_whole_where_even_they_have_no_room(folder: Path) -> None:
+    drawn = io.StringIO()
+    show_list(Console(file=drawn, width=20), ModelCache(folder))
+    assert "nemotron-speech-streaming-en-0.6b " in drawn.getvalue()
+
+
+def hand_made(folder: Path) -> Path:
+    """Files in the place of weights, whose names are right."""
+    place = ModelCache(folder).place(V2, "sherpa-onnx")
+    place.mkdir(parents=True)
+    for name in FILES:
+        (place / name).write_bytes(b"1")
+    return place
+
+
+def test_weights_that_cannot_be_used_are_told_wherever_one_looks(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PERCH_COMMAND", "./run")
+    mend = f"`./run models pull {V2} --backend sherpa-onnx` fetches anew what differs."
+    place = put(folder)
+    (place / "tokens.txt").write_bytes(b"a")
+    assert models("list") == 0
+    listed = capsys.readouterr().out
+    assert "sherpa-onnx: damaged" in listed
+    assert f"are not whole: tokens.txt (1 bytes instead of 4). {mend}" in listed
+    assert models("show", V2) == 0
+    assert mend in capsys.readouterr().out
+    assert models("show", V2, "--json") == 0
+    assert [bool(form["problem"]) for form in json.loads(capsys.readouterr().out)["weights"]] == [True, False]
+    assert models("path", V2) == 1
+    assert mend in capsys.readouterr().err
+
+
+def test_files_that_nobody_checked_are_told_wherever_one_looks(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mend = f"`perch models pull {V2} --backend sherpa-onnx --offline` checks and takes them."
+    hand_made(folder)
+    assert models("list") == 0
+    listed = capsys.readouterr().out
+    assert "sherpa-onnx: unchecked" in listed
+    assert mend in listed
+    assert models("show", V2) == 0
+    assert mend in capsys.readouterr().out
+    for which in ([], [V2]):
+        assert models("verify", *which) == 1
+        told = capsys.readouterr()
+        assert told.out.startswith(f"{V2}\tsherpa-onnx\tNOT CHECKED")
+        assert mend in told.err
+    assert models("verify", "parakeet-1.1b") == 1
+    assert "nothing to verify" in capsys.readouterr().err
+
+
+def test_offline_other_files_of_the_right_names_are_not_taken(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = hand_made(folder)
+    assert models("pull", V2, "--offline") == 1
+    assert "not the file that it should be" in capsys.readouterr().err
+    assert not (place / "perch.json").exists()
+
+
+def test_a_pull_that_got_no_connection_leaves_nothing_to_remove(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    (ModelCache(folder).workplace(V2, "sherpa-onnx") / "files").mkdir(parents=True)
+    assert models("rm", V2) == 1
+    assert f"Nothing of it is in {folder}" in capsys.readouterr().err
 
 
 def test_the_list_is_there_for_programs_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -298,7 +404,7 @@ async def pulling(hub: FakeHub, folder: Path, *arguments: str, **more: str) -> a
         if not name.startswith(("PERCH_", "HF_")) and not name.lower().endswith("_proxy")
     }
     return await asyncio.create_subprocess_exec(
-        *perch("models", "pull", V2, "--backend", "sherpa-onnx", "--models-dir", str(folder), *arguments),
+        *perch("models", "pull", OTHER, "--backend", "nemo", "--models-dir", str(folder), *arguments),
         cwd=ROOT,
         env={**clean, "HF_ENDPOINT": str(hub.hub), **more},
         stdout=asyncio.subprocess.PIPE,
@@ -307,7 +413,7 @@ async def pulling(hub: FakeHub, folder: Path, *arguments: str, **more: str) -> a
 
 
 def served_from() -> Any:
-    return fake_hub(repositories={REPOSITORY: dict(FILES)}, is_told=False)
+    return fake_hub(repositories={"nvidia/parakeet-rnnt-1.1b": {FILE: ENCODER}}, is_told=False)
 
 
 async def test_a_pull_prints_where_the_weights_are_and_never_the_token(folder: Path) -> None:
@@ -315,9 +421,9 @@ async def test_a_pull_prints_where_the_weights_are_and_never_the_token(folder: P
         process = await pulling(hub, folder, HF_TOKEN="hf_secret")
         output, problems = await process.communicate()
     assert process.returncode == 0, problems
-    assert output.decode() == f"{folder / V2 / 'sherpa-onnx'}\n"
+    assert output.decode() == f"{folder / OTHER / 'nemo' / FILE}\n"
     told = problems.decode()
-    assert "encoder.int8.onnx: 0.6 MB of 0.6 MB" in told
+    assert f"{FILE}: 0.6 MB of 0.6 MB" in told
     assert "Licence: CC-BY-4.0" in told
     assert "hf_secret" not in told
     assert {asked.authorization for asked in hub.asked} == {"Bearer hf_secret", None}
@@ -329,10 +435,10 @@ async def test_a_pull_that_is_killed_leaves_what_came_and_the_next_fetches_only_
     folder: Path,
 ) -> None:
     async with served_from() as hub:
-        hub.stalls["encoder.int8.onnx"] = 400_000
+        hub.stalls[FILE] = 400_000
         process = await pulling(hub, folder)
         await hub.on_stall.wait()
-        part = ModelCache(folder).workplace(V2, "sherpa-onnx") / "encoder.int8.onnx.part"
+        part = ModelCache(folder).workplace(OTHER, "nemo") / f"{FILE}.part"
         came = await settled_size(part)
         process.send_signal(signal.SIGKILL)
         await process.communicate()
@@ -342,11 +448,11 @@ async def test_a_pull_that_is_killed_leaves_what_came_and_the_next_fetches_only_
         again = await pulling(hub, folder)
         _, problems = await again.communicate()
     assert again.returncode == 0, problems
-    [asked] = hub.requests_for("encoder.int8.onnx")
+    [asked] = hub.requests_for(FILE)
     assert asked.range == f"bytes={came}-"
-    assert hub.served["encoder.int8.onnx"] == len(ENCODER) - came
+    assert hub.served[FILE] == len(ENCODER) - came
     [held] = ModelCache(folder).list()
-    assert (held.path / "encoder.int8.onnx").read_bytes() == ENCODER
+    assert held.path.read_bytes() == ENCODER
 
 
 async def settled_size(path: Path) -> int:
@@ -363,7 +469,7 @@ def size_of(path: Path) -> int:
 
 async def test_ctrl_c_ends_a_pull_at_once_with_130(folder: Path) -> None:
     async with served_from() as hub:
-        hub.stalls["encoder.int8.onnx"] = 400_000
+        hub.stalls[FILE] = 400_000
         process = await pulling(hub, folder)
         await hub.on_stall.wait()
         process.send_signal(signal.SIGINT)

@@ -4,25 +4,31 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from perch.core.command import command
 from perch.errors import BadConfig, ModelUnavailable, PerchError
-from perch.registry import catalogue
+from perch.registry import amiss, catalogue
+from perch.registry.amiss import Amiss
 from perch.registry.cache import Held, ModelCache, default_folder
 from perch.registry.catalogue import Entry, Weights
 from perch.registry.machine import choose, has_cuda, is_installed, lacking
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 _FEW = 3
 _OF_WEIGHTS = ("weights", "streaming_mode")
 """What is shown for each form of a model's weights by itself."""
-_WIDE = 200
-"""Columns of a table that goes to a file or pipe."""
+_COLUMNS = ("Model", "Aliases", "Languages", "Streaming", "GPU memory", "Licence", "Weights", "Here")
+_LEFT_OUT_FIRST = ("Aliases", "Licence", "GPU memory", "Streaming", "Languages", "Weights")
+"""Columns of the list that go where a terminal has not enough room, one after the other."""
+_ENDLESS = 10_000
+"""Characters of a line that goes to a file or pipe, where no line is too long."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -137,36 +143,79 @@ def _list(arguments: argparse.Namespace) -> int:
         return 0
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else _WIDE)
-    console.print(_table(cache))
-    console.print(f"Weights lie in {cache.folder}.", markup=False, highlight=False, soft_wrap=True)
+    show_list(Console(width=None if sys.stdout.isatty() else _ENDLESS), cache)
     return 0
 
 
-def _table(cache: ModelCache) -> "Table":
+def show_list(console: "Console", cache: ModelCache) -> None:
+    """Print the table, and below it what a person has to know or do."""
+    table, left_out = _fitting(console, cache)
+    console.print(table)
+    console.print()
+    wrong = [one.text for entry in catalogue.CATALOGUE for one in amiss.find(cache, entry)]
+    more = [f"Not shown for want of room: {', '.join(left_out)}. `{command('models show ID')}` has all."]
+    for line in (*wrong, *(more if left_out else []), f"Weights lie in {cache.folder}."):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _fitting(console: "Console", cache: ModelCache) -> "tuple[Table, list[str]]":
+    """The table with as many columns as there is room for, and the names of the others.
+
+    An id is never broken: where even the least is too wide, the terminal has to wrap its lines.
+    """
+    from rich.measure import Measurement
+
+    left_out: list[str] = []
+    table = _table(cache, left_out, between=", ")
+    for one_more in ("", *_LEFT_OUT_FIRST):
+        needed = Measurement.get(console, console.options.update_width(_ENDLESS), table).maximum
+        if needed <= console.width:
+            break
+        left_out += [one_more] if one_more else []
+        table = _table(cache, left_out, between="\n")
+    console.width = max(console.width, needed)
+    return table, left_out
+
+
+def _table(cache: ModelCache, left_out: list[str], *, between: str) -> "Table":
+    """The list, with ``between`` the weights of one model."""
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("Model", "Aliases", "Languages", "Streaming", "GPU memory", "Licence", "Weights", "Here"):
-        table.add_column(name, overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    names = [name for name in _COLUMNS if name not in left_out]
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    for row in _rows(cache, between):
+        table.add_row(*(row.get(name, "") for name in names))
+    return table
+
+
+def _rows(cache: ModelCache, between: str) -> Iterator[dict[str, str]]:
+    """By the names of columns."""
     for entry in catalogue.CATALOGUE:
-        table.add_row(
-            entry.id,
-            ", ".join(entry.aliases),
-            ", ".join(entry.languages)
-            if len(entry.languages) <= _FEW
-            else f"{len(entry.languages)} languages",
-            _streaming(entry, cache),
-            f"{entry.memory_gb:g} GB",
-            entry.licence,
-            ", ".join(f"{weights.backend} {weights.gigabytes:g} GB" for weights in entry.weights),
-            ", ".join(_here(held) for held in cache.find(entry)) or "-",
-        )
+        here = [_here(held) for held in cache.find(entry)]
+        here += [f"{one.backend}: {one.state}" for one in amiss.find(cache, entry)]
+        yield {
+            "Model": entry.id,
+            "Aliases": ", ".join(entry.aliases),
+            "Languages": _languages(entry),
+            "Streaming": _streaming(entry, cache),
+            "GPU memory": f"{entry.memory_gb:g} GB",
+            "Licence": entry.licence,
+            "Weights": between.join(
+                f"{weights.backend} {weights.gigabytes:g} GB" for weights in entry.weights
+            ),
+            "Here": between.join(here) or "-",
+        }
     for held in cache.list():
         if catalogue.find(held.id) is None:
-            table.add_row(held.id, "", "", "", "", "", "", _here(held))
-    return table
+            yield {"Model": held.id, "Here": _here(held)}
+
+
+def _languages(entry: Entry) -> str:
+    many = f"{len(entry.languages)} languages"
+    return ", ".join(entry.languages) if len(entry.languages) <= _FEW else many
 
 
 def _streaming(entry: Entry, cache: ModelCache) -> str:
@@ -226,7 +275,13 @@ def _weights_facts(entry: Entry, weights: Weights, cache: ModelCache) -> dict[st
         "path": str(held.path) if held else None,
         "bytes": held.bytes if held else None,
         "revision": held.manifest.revision if held else None,
+        "problem": _problem(entry, weights, cache) or None,
     }
+
+
+def _problem(entry: Entry, weights: Weights, cache: ModelCache) -> str:
+    """What is wrong with weights that are here and cannot be used; nothing if there is no such thing."""
+    return " ".join(one.text for one in amiss.find(cache, entry, weights.backend))
 
 
 def _show(arguments: argparse.Namespace) -> int:
@@ -240,7 +295,8 @@ def _show(arguments: argparse.Namespace) -> int:
             print(f"{name}: {_text(value)}")
     for weights in entry.weights:
         held = cache.get(entry.id, weights.backend)
-        state = f"here, {size_text(held.bytes)}: {held.path}" if held else "not here"
+        there = f"here, {size_text(held.bytes)}: {held.path}" if held else "not here"
+        state = _problem(entry, weights, cache) or there
         print(f"weights for {weights.backend} ({weights.device}, {weights.gigabytes:g} GB): {state}")
         print(f"  {weights.streaming_mode}, from {weights.source}")
     return 0
@@ -257,9 +313,10 @@ def _path(arguments: argparse.Namespace) -> int:
     held = cache.find(entry, arguments.backend)
     if not held:
         backend = f" --backend {arguments.backend}" if arguments.backend else ""
+        pull = command(f"models pull {entry.id}{backend}")
+        wrong = " ".join(one.text for one in amiss.find(cache, entry, arguments.backend))
         raise ModelUnavailable(
-            f"No such weights of {entry.id} are in {cache.folder}. Fetch them with: "
-            f"perch models pull {entry.id}{backend}"
+            wrong or f"No such weights of {entry.id} are in {cache.folder}. Fetch them with: {pull}"
         )
     print(_best(entry, held).path)
     return 0
@@ -274,8 +331,10 @@ def _best(entry: Entry, held: list[Held]) -> Held:
 
 def _verify(arguments: argparse.Namespace) -> int:
     cache = _cache(arguments)
-    every = cache.records(_entry(arguments.model).id if arguments.model else None)
-    if not every:
+    entries = (_entry(arguments.model),) if arguments.model else catalogue.CATALOGUE
+    every = cache.records(entries[0].id if arguments.model else None)
+    unchecked = _never_checked(entries, cache)
+    if not every and not unchecked:
         raise ModelUnavailable(f"There is nothing to verify in {cache.folder}.")
     status = 0
     for held in every:
@@ -285,11 +344,18 @@ def _verify(arguments: argparse.Namespace) -> int:
         print(f"{held.id}\t{held.backend}\t{verdict}")
         if wrong:
             status = 1
-            print(
-                f"Get what differs anew: perch models pull {held.id} --backend {held.backend}",
-                file=sys.stderr,
-            )
-    return status
+            pull = command(f"models pull {held.id} --backend {held.backend}")
+            print(f"Get what differs anew: {pull}", file=sys.stderr)
+    for one in unchecked:
+        print(f"{one.id}\t{one.backend}\tNOT CHECKED: there is no perch.json to compare with")
+        print(one.text, file=sys.stderr)
+    return 1 if unchecked else status
+
+
+def _never_checked(entries: tuple[Entry, ...], cache: ModelCache) -> list[Amiss]:
+    """Files in the place of weights that no pull has looked at."""
+    found = [one for entry in entries for one in amiss.find(cache, entry)]
+    return [one for one in found if one.state in {"unchecked", "unreadable"}]
 
 
 # --- changing ----------------------------------------------------------------------------------------
@@ -324,7 +390,7 @@ def _of_the_gpu(entry: Entry) -> str:
     better = choose(entry, backend=None, cuda=True, is_installed=lambda _: True)
     return (
         f"They run on the CPU. For the GPU get those for {better.backend}, {better.gigabytes:g} GB: "
-        f"perch models pull {entry.id} --backend {better.backend}"
+        f"{amiss.pull_command(entry, better)}"
     )
 
 
