@@ -46,6 +46,14 @@ def backend_of(weights: Path) -> str:
         return "transformers"
     if any(weights.glob("*.onnx")) and (weights / "tokens.txt").is_file():
         return "sherpa-onnx"
+    if any(weights.glob("*.safetensors")):
+        raise BadConfig(
+            f"{weights / 'config.json'} is missing: a checkpoint has it beside the *.safetensors files."
+        )
+    if any(weights.glob("*.onnx")):
+        raise BadConfig(
+            f"{weights / 'tokens.txt'} is missing: a model's export has it beside the *.onnx files."
+        )
     raise BadConfig(
         f"{weights} holds no model: give a folder with config.json (transformers) or with *.onnx files and "
         "tokens.txt (sherpa-onnx), or a .nemo file."

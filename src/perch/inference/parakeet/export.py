@@ -55,9 +55,12 @@ def export(nemo_file: Path, folder: Path, *, chunk_ms: int | None, int8: bool, r
         report: Told what is being done.
 
     Raises:
-        BadConfig: A package is missing, the folder is there, or the model cannot be exported like that.
+        BadConfig: There is no such file, a package is missing, the folder is there, or the model cannot be
+            exported like that.
         EngineFailed: The checkpoint is broken, or what came of it is.
     """
+    if not nemo_file.is_file():  # before what reads it is asked for
+        raise BadConfig(f"{nemo_file} is not there: give the path of a .nemo file.")
     if folder.exists():
         raise BadConfig(f"{folder} is there already: remove it or give another name.")
     torch, models = libraries()

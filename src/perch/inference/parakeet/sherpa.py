@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from perch.core.audio import RATE, samples_to_ms
+from perch.core.command import command
 from perch.core.extras import how_to_install
 from perch.errors import BadConfig, EngineFailed
 from perch.inference.parakeet.model import FRAME, Facts, LoadOptions, Model, Piece
@@ -79,7 +80,7 @@ def _check_mode(options: LoadOptions, export: Export) -> None:
     if options.chunk_ms not in {None, chunk_ms}:
         raise BadConfig(
             f"--chunk-ms is {options.chunk_ms}, but {export.files.folder} is an export for {chunk_ms}. There "
-            "are exports for 80, 160, 560 and 1120 ms; `perch models export --chunk-ms` makes them."
+            f"are exports for 80, 160, 560 and 1120 ms; `{command('models export --chunk-ms')}` makes them."
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from perch.core.command import command
 from perch.errors import BadConfig, EngineFailed, PerchError
 from perch.inference.parakeet.model import FRAME, WORD_START
 from perch.inference.parakeet.sherpa_files import Files
@@ -113,7 +114,7 @@ class _Metadata:
 
 def _broken(header: Header, what: str) -> PerchError:
     return EngineFailed(
-        f"{header.path}: {what}. Export the model again with `perch models export`, or take a release of "
+        f"{header.path}: {what}. Export the model again with `{command('models export')}`, or take a release of "
         "k2-fsa's as it is."
     )
 

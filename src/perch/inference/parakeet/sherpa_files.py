@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from perch.core.command import command
 from perch.errors import BadConfig
 
 TRANSDUCER = ("encoder", "decoder", "joiner")
@@ -105,7 +106,7 @@ def _require(folder: Path, role: str, parts: Mapping[str, Path], dtype: str) -> 
     if joint is not None:
         raise BadConfig(
             f"{folder} has no {wanted} but {joint}, which is NeMo's own export. Export the .nemo file with "
-            "`perch models export` instead: encoder, decoder and joiner must be files of their own."
+            f"`{command('models export')}` instead: encoder, decoder and joiner must be files of their own."
         )
     raise BadConfig(f"{folder} has no {wanted}; it holds: {_held(folder)}.")
 

@@ -7,6 +7,7 @@ from perch.errors import BadConfig, EngineFailed, PerchError
 from perch.inference.parakeet.model import LoadOptions, Model
 from perch.inference.parakeet.torch_setup import device_of, dtype_of, libraries
 from perch.inference.parakeet.transformers_common import pieces_of
+from perch.inference.parakeet.transformers_files import check
 
 _CLASSES = {
     "parakeet_ctc": "ParakeetForCTC",
@@ -62,6 +63,7 @@ def _read(torch: Any, transformers: Any, options: LoadOptions, device: str) -> t
     """The model on its device, and its processor."""
     try:
         kind = _kind_of(transformers.AutoConfig.from_pretrained(options.path, local_files_only=True), options)
+        check(Path(options.path))
         processor = transformers.AutoProcessor.from_pretrained(options.path, local_files_only=True)
         network, loading = getattr(transformers, _CLASSES[kind]).from_pretrained(
             options.path,
