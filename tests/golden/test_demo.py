@@ -37,6 +37,7 @@ async def test_run_demo_transcribes_real_speech_and_says_what_it_is() -> None:
             assert ready["backend"] == "engine"
             assert "demonstration" in ready["notice"].lower()
             assert "RIVA_HOST" in ready["notice"]
+            assert "`./run models pull" in ready["notice"]
             assert one.of("partial"), "words appear while they are spoken"
             assert one.close_code == 1000
         rate = word_error_rate([clip.text for clip in clips()], [one.text for one in heard])

@@ -39,6 +39,9 @@ async def test_it_says_what_it_is_and_what_to_use_for_real_work(recogniser: Embe
     assert (described.streaming_mode, described.partials) == ("vad-segmented", True)
     assert "Demonstration" in described.notice
     assert "RIVA_HOST" in described.notice
+    pull, engine = "models pull parakeet-tdt-0.6b-v2", "engine --model parakeet-tdt-0.6b-v2"
+    assert f"`perch {pull}`" in described.notice
+    assert f"`perch {engine}`" in described.notice, "a pull alone changes nothing for an engine by itself"
 
 
 @needs_speech

@@ -1,6 +1,6 @@
 """The recogniser that is always there: pocketsphinx, on the CPU, with the model its wheel carries.
 
-It needs no download, no GPU and no account, and it is not accurate: see ``NOTICE``. Voices run in worker
+It needs no download, no GPU and no account, and it is not accurate: its notice says so. Voices run in worker
 processes (``embedded_worker``); this side only talks to them.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from itertools import chain, repeat
 
 from perch.core.audio import bytes_to_samples, samples_to_seconds
+from perch.core.command import command
 from perch.core.speech import RecognitionConfig
 from perch.errors import EngineFailed, EngineFull
 from perch.inference import embedded_wire as wire
@@ -23,11 +24,7 @@ _QUALITY = (
     "Demonstration recogniser: pocketsphinx on the CPU, American English only. Expect about every second "
     "word to be wrong on hard audio and every fifth on short, clear sentences."
 )
-_ADVICE = (
-    "For real work take Parakeet: perch models pull parakeet-tdt-0.6b-v2 and start again, "
-    "or set RIVA_HOST to a Riva or Speech NIM."
-)
-NOTICE = f"{_QUALITY} {_ADVICE}"
+_BETTER = "parakeet-tdt-0.6b-v2"
 
 SLOTS_PER_CORE = 3
 """A stream takes about a third of a core, partials and final together."""
@@ -95,7 +92,7 @@ class EmbeddedRecogniser:
         self._vad = vad
         self._zygote = zygote
         self._slots = slots
-        self._notice = f"{_QUALITY} {instead}" if instead else NOTICE
+        self._notice = f"{_QUALITY} {instead or _advice()}"
         self._taken = 0
         self._health = Health()
         self._closed = False
@@ -234,6 +231,15 @@ class EmbeddedRecogniser:
             self._zygote.kill()  # it lives and does nothing: the next try starts another
             raise
         self._zygote.discard(proof)
+
+
+def _advice() -> str:
+    """What to do for better words, whichever way this recogniser was started."""
+    return (
+        f"For real work take Parakeet: `{command(f'models pull {_BETTER}')}`, after which `{command('demo')}` and "
+        f"`{command('serve')}` start with it, and so does `{command(f'engine --model {_BETTER}')}`. "
+        "Or set RIVA_HOST to a Riva or Speech NIM."
+    )
 
 
 def _deadline(samples: int) -> float:
