@@ -128,11 +128,30 @@ async def test_the_client_is_told_of_a_failover_and_only_uncovered_audio_is_sent
     async with serving(riva) as address:
         heard = await heard_by(client(address), audio)
     notices = [item.code for item in heard if isinstance(item, Notice)]
-    assert notices == ["engine_failover"]
+    assert notices == ["engine_failover", "engine_recovered"]
     covered = round(0.8 * RATE)  # the last word's end and a moment after
     assert riva.calls[1].audio == audio[2 * covered :]
     [_, second] = [item for item in heard if isinstance(item, Hypothesis)]
     assert second.words[0].start == covered + round(0.3 * RATE), "times stay on the session's clock"
+
+
+async def test_what_is_told_of_a_failure_is_true_where_no_engine_is_left() -> None:
+    told: list[Any] = []
+    async with scripted_engine() as engine:
+        asking = client(engine.address, stream=StreamConfig(outage_s=0.3, retry_delay_s=0.05))
+        stream = asking.stream(RecognitionConfig())
+        running = asyncio.create_task(stream.run(told.append))
+        async with asyncio.timeout(20):
+            async for piece in pieces(SPEECH, 0.01):
+                stream.send(piece)
+                if told:
+                    break
+            await engine.stop(0)
+            with pytest.raises(errors.EngineUnavailable):
+                await running
+    await asking.aclose()
+    [notice] = [item for item in told if isinstance(item, Notice)]
+    assert (notice.code, "goes on" in notice.message) == ("engine_failover", False)
 
 
 async def test_a_failover_at_the_very_end_still_gives_the_last_final() -> None:

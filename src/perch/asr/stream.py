@@ -115,6 +115,8 @@ class ResumableStream:
         self._finalized: list[int] = []
         self._ended = False
         self._idle = False
+        self._failed = False
+        """Whether a failure was told and no engine has answered since."""
         self._more = asyncio.Event()
         self._direct: Attempt | None = None
         """The attempt whose writer waits with everything sent: more audio may be written past it."""
@@ -228,6 +230,7 @@ class ResumableStream:
             while (hypotheses := await attempt.read()) is not None:
                 self.answered_at = time.monotonic()
                 self.answers += 1
+                self._announce_recovery(deliver)
                 for hypothesis in hypotheses:
                     self._hear(_placed(hypothesis, timeline), deliver)
                     if hypothesis.is_final and time.monotonic() > oldest and not self._ended:
@@ -353,7 +356,14 @@ class ResumableStream:
         """Tell of a failover; an engine's forgetting an idle stream is not worth a word."""
         if not isinstance(error, errors.EngineIdle):
             self._watch.failover(error.code)
-            deliver(Notice("engine_failover", "The speech engine failed; recognition goes on with another."))
+            deliver(Notice("engine_failover", "The speech engine failed; looking for one that works."))
+            self._failed = True
+
+    def _announce_recovery(self, deliver: Deliver) -> None:
+        """Tell that an engine answers again; until then nobody knows."""
+        if self._failed:
+            self._failed = False
+            deliver(Notice("engine_recovered", "Recognition goes on."))
 
     def _wake(self) -> None:
         """The engine has been given nothing for so long that it may forget the stream."""
