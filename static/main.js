@@ -50,6 +50,7 @@ function setPhase(next, status) {
 async function start(open, { isLive, status }) {
   if (phase !== "idle") return;
   view.clearTrouble();
+  view.showLoss("");
   setPhase("opening", isLive ? "Asking for the microphone…" : "Reading the file…");
   const mine = new Session({
     view,
@@ -62,6 +63,7 @@ async function start(open, { isLive, status }) {
     onSourceEnd: () => endSource(isLive),
     onConnection: (state) => {
       connection = state;
+      if (state === "retrying") void refreshReadiness();
       if (phase === "recording") view.showStatus(WAITING[state] ?? status);
     },
     onDone: (ok) => finish(mine, ok),
@@ -147,6 +149,7 @@ function download(format) {
 function clear() {
   transcript.clear();
   view.clearTranscript();
+  view.showLoss("");
   if (phase === "idle") {
     recordedBefore = 0;
     view.showRecorded(0);
@@ -163,9 +166,9 @@ async function refreshMicrophones() {
 }
 
 async function refreshReadiness() {
-  if (session) return; // the session's own ready event is fresher
+  if (connection === "live") return; // the session's own ready event is fresher
   const readiness = await fetchReadiness();
-  if (session) return;
+  if (connection === "live") return;
   view.showBackend(readiness ?? {}, readiness !== null);
   if (readiness?.auth_required && !recallKey()) view.askForKey(true);
   if (readiness?.model && readiness.model !== languagesOf) await refreshLanguages(readiness.model);

@@ -31,6 +31,7 @@ export class Session {
   #isLive; // recorded as it happens, so that latency means something
   #latency = { partial: new LatencyMeter(), final: new LatencyMeter() };
   #lostSeconds = 0;
+  #lostByEngine = [];
   #onDone;
   #onLevel;
   #onSourceEnd;
@@ -111,7 +112,7 @@ export class Session {
       case "restarted":
         return this.#dropPartial();
       case "notice":
-        return this.#view.showNotice(event.message);
+        return this.#showNotice(event);
       case "lost":
         return this.#showLoss(event);
       case "trouble":
@@ -128,6 +129,7 @@ export class Session {
     this.#onConnection(state);
     if (state !== "live") return;
     this.#view.clearTrouble();
+    this.#view.showPassing("");
     this.#view.askForKey(false);
   }
 
@@ -161,11 +163,21 @@ export class Session {
     this.#view.showLatency(kind, this.#latency[kind]);
   }
 
+  #showNotice({ code, message }) {
+    if (code === "audio_lost") {
+      this.#lostByEngine.push(message);
+      this.#showLosses();
+    } else this.#view.showPassing(code === "engine_recovered" ? "" : message);
+  }
+
   #showLoss({ seconds }) {
     this.#lostSeconds += seconds;
-    this.#view.showNotice(
-      `The connection has been away too long: ${Math.ceil(this.#lostSeconds)} s of sound could not be kept.`,
-    );
+    this.#showLosses();
+  }
+
+  #showLosses() {
+    const away = `The connection has been away too long: ${Math.ceil(this.#lostSeconds)} s of sound could not be kept.`;
+    this.#view.showLoss([...this.#lostByEngine, ...(this.#lostSeconds ? [away] : [])].join(" "));
   }
 
   #showTrouble(event) {
@@ -175,6 +187,7 @@ export class Session {
 
   #finish({ ok }) {
     this.#dropPartial();
+    this.#view.showPassing("");
     this.#onDone(ok);
   }
 

@@ -12,11 +12,19 @@ const BACKENDS = {
   mock: "Mock recogniser",
 };
 
+// The notice of this model is written for whoever installs it: commands, settings.
+const DEMONSTRATION = {
+  model: "embedded-en-us",
+  says: "Demonstration recogniser: many words will be wrong. For real work the operator can install a Parakeet model.",
+};
+
+const PASSING_MS = 30_000;
 const PACE = "Words appear while you talk and settle when you pause.";
 
 export class View {
   #at = (id) => document.getElementById(id);
   #following = true;
+  #passing = null; // the timer that takes the notice of a moment away
 
   constructor() {
     this.#at("latest").addEventListener("click", () => this.#toLatest());
@@ -33,10 +41,20 @@ export class View {
     this.#say("backend-name", !reachable ? "Server not reachable" : ready ? name : `${name}: not ready yet`);
     const mode = streaming_mode ?? capabilities?.streaming_mode;
     this.#say("backend-model", reachable ? [model, mode].filter(Boolean).join(" · ") : "");
-    if (reachable) this.#showPace(partials ?? capabilities?.partials);
+    if (!reachable) return; // what was true of the recogniser still is
+    this.#showPace(partials ?? capabilities?.partials);
     this.#show("mock", backend === "mock");
     if (backend === "mock" && notice) this.#say("mock-notice", notice);
-    if (reachable) this.#showText("notice", problem ?? (backend === "mock" ? "" : (notice ?? "")));
+    if (problem || backend === "mock") this.#showBackendNotice(problem ?? "");
+    else if (notice && model === DEMONSTRATION.model) this.#showBackendNotice(DEMONSTRATION.says, notice);
+    else this.#showBackendNotice(notice ?? "");
+  }
+
+  #showBackendNotice(text, details = "") {
+    this.#say("notice-text", text);
+    this.#say("notice-details", details);
+    this.#show("notice-more", details !== "");
+    this.#show("notice", text !== "");
   }
 
   /** When words come; a recogniser that does not say has live words, as nearly all have. */
@@ -103,8 +121,16 @@ export class View {
     this.#show("trouble", false);
   }
 
-  showNotice(text) {
-    this.#showText("notice", text);
+  /** Something of this moment, such as recognition that is behind; an empty text when it is over. */
+  showPassing(text) {
+    clearTimeout(this.#passing);
+    this.#showText("passing", text);
+    if (text) this.#passing = setTimeout(() => this.showPassing(""), PASSING_MS);
+  }
+
+  /** Sound of this recording that was never recognised. */
+  showLoss(text) {
+    this.#showText("loss", text);
   }
 
   askForKey(wanted) {

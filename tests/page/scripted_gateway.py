@@ -74,6 +74,8 @@ class Script:
     """No socket is accepted before this is set."""
     error: dict[str, Any] | None = None
     """Sent in place of ``ready``."""
+    notices: list[tuple[float, str, str]] = field(default_factory=list)
+    """Position, code and message of each, once."""
 
 
 @dataclass
@@ -188,6 +190,9 @@ class ScriptedGateway:
         if stream.position >= len(stream.acks) + 1:
             await _say(socket, stream, type="ack", audio_s=stream.position)
             stream.acks.append((stream.seq, len(stream.audio)))
+        while self.script.notices and stream.position >= self.script.notices[0][0]:
+            _, code, message = self.script.notices.pop(0)
+            await _say(socket, stream, type="notice", code=code, message=message)
         for index, utterance in enumerate(self.script.utterances):
             await self._report_utterance(socket, stream, index, utterance)
 

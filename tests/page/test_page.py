@@ -93,7 +93,7 @@ async def test_markup_in_a_transcript_is_shown_as_text(wav: Path) -> None:
         await _record(page, 2.0)
         await expect(page.locator("#partial-text")).to_have_text("<img src=x")
         assert await finals(page) == [" ".join(markup)]
-        await expect(page.locator("#notice")).to_have_text("<img src=x onerror=alert(3)>")
+        await expect(page.locator("#notice-text")).to_have_text("<img src=x onerror=alert(3)>")
         assert await page.locator("main img, main script, main b, header b").count() == 0
         await _stop(page)
     assert problems == []
@@ -237,11 +237,73 @@ async def test_an_error_ends_the_recording_with_the_servers_message_and_what_to_
 
 async def test_a_server_that_is_gone_is_told_and_shown(wav: Path) -> None:
     async with serve(Script()) as (_, url), open_page(url, wav) as page:
+        await expect(page.locator("#backend")).to_have_attribute("data-state", "ready")
         await page.route("**/ready", lambda route: route.abort())
         await page.route("**/transcriptions/stream", lambda route: route.abort())
         await page.route_web_socket("**/transcriptions/stream", lambda socket: socket.close())
         await page.click("#record")
         await expect(page.locator("#status")).to_contain_text("reconnecting")
+        await expect(page.locator("#trouble")).to_contain_text("The server cannot be reached.")
+        await expect(page.locator("#backend")).to_have_attribute("data-state", "offline")
+        await page.unroute("**/ready")
+        await expect(page.locator("#backend")).to_have_attribute("data-state", "ready")
+
+
+async def test_the_demonstration_is_named_in_words_and_commands_are_for_the_operator(wav: Path) -> None:
+    notice = "Demonstration recogniser. `./run models pull parakeet`"
+    async with (
+        serve(Script(model="embedded-en-us", notice=notice)) as (_, url),
+        open_page(url, wav) as page,
+    ):
+        shown = page.locator("#notice")
+        await expect(shown).to_contain_text("For real work the operator can install a Parakeet model.")
+        await expect(page.locator("#notice-details")).to_be_hidden()
+        await page.click("#notice summary")
+        await expect(page.locator("#notice-details")).to_have_text(notice)
+        await _record(page, 0.5)
+        await expect(shown).to_contain_text("the operator can install")
+        await _stop(page)
+
+
+async def test_a_notice_of_the_moment_ends_with_it_and_hides_no_other(wav: Path) -> None:
+    lost = "3.0 s of audio from 2.0 s on could not be recognised."
+    script = Script(
+        notice="Read this first.",
+        notices=[
+            (0.4, "audio_lost", lost),
+            (0.5, "lagging", "Recognition is 5.1 s behind the audio."),
+            (1.5, "engine_failover", "The speech engine failed; looking for one that works."),
+            (2.5, "engine_recovered", "Recognition goes on."),
+            (3.0, "lagging", "Recognition is 6.2 s behind the audio."),
+        ],
+    )
+    passing = "#passing"
+    async with serve(script) as (_, url), open_page(url, wav) as page:
+        await page.click("#record")
+        await expect(page.locator(passing)).to_contain_text("5.1 s behind")
+        await expect(page.locator(passing)).to_contain_text("looking for one that works")
+        await expect(page.locator(passing)).to_be_hidden()
+        await expect(page.locator(passing)).to_contain_text("6.2 s behind")
+        await expect(page.locator("#loss")).to_have_text(lost)
+        await _stop(page)
+        await expect(page.locator(passing)).to_be_hidden()
+        await expect(page.locator("#loss")).to_have_text(lost)
+        await expect(page.locator("#notice-text")).to_have_text("Read this first.")
+        await _record(page, await recorded_seconds(page) + 0.5)
+        await expect(page.locator("#loss")).to_be_hidden()
+        await _stop(page)
+
+
+async def test_on_a_phone_no_status_is_cut(wav: Path) -> None:
+    async with serve(Script()) as (_, url), open_page(url, wav, size=PHONE) as page:
+        await _record(page, 0.5)
+        await _stop(page)
+        await expect(page.locator("#status")).to_have_text("Done. Press Record to go on")
+        fits = "of => of.scrollWidth <= of.clientWidth && of.scrollHeight <= of.clientHeight"
+        assert await page.locator("#status").evaluate(fits)
+        of_a_file = "Transcribing minutes-of-our-meeting.wav"
+        await page.locator("#status").evaluate("(of, text) => { of.textContent = text; }", of_a_file)
+        assert await page.locator("#status").evaluate(fits)
 
 
 async def test_the_recogniser_is_named_and_a_mock_is_told_loudly(wav: Path) -> None:

@@ -42,7 +42,9 @@ async def test_spoken_words_appear_on_the_page(voice_48k: Path) -> None:
         running(*perch("demo", "--port", "0")) as gateway,
         open_page(gateway.url, voice_48k, problems=problems) as page,
     ):
-        await expect(page.locator("body")).to_contain_text("Demonstration recogniser")
+        await expect(page.locator("#notice-text")).to_contain_text("Demonstration recogniser: ")
+        await expect(page.locator("#notice-text")).not_to_contain_text("models pull")
+        await expect(page.locator("#notice-details")).to_contain_text("models pull")
         await page.click("#record")
         await expect(page.locator("#partial-text")).not_to_be_empty(timeout=60_000)
         await page.wait_for_function(
