@@ -313,7 +313,7 @@ def _path(arguments: argparse.Namespace) -> int:
     held = cache.find(entry, arguments.backend)
     if not held:
         backend = f" --backend {arguments.backend}" if arguments.backend else ""
-        pull = command(f"models pull {entry.id}{backend}")
+        pull = command(f"models pull {entry.id}{backend}{amiss.elsewhere(cache)}")
         wrong = " ".join(one.text for one in amiss.find(cache, entry, arguments.backend))
         raise ModelUnavailable(
             wrong or f"No such weights of {entry.id} are in {cache.folder}. Fetch them with: {pull}"
@@ -344,7 +344,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         print(f"{held.id}\t{held.backend}\t{verdict}")
         if wrong:
             status = 1
-            pull = command(f"models pull {held.id} --backend {held.backend}")
+            pull = command(f"models pull {held.id} --backend {held.backend}{amiss.elsewhere(cache)}")
             print(f"Get what differs anew: {pull}", file=sys.stderr)
     for one in unchecked:
         print(f"{one.id}\t{one.backend}\tNOT CHECKED: there is no perch.json to compare with")
@@ -382,15 +382,15 @@ async def _pull(arguments: argparse.Namespace) -> int:
         if not is_installed(held.backend):
             print(f"Before they can be used: {lacking(held.backend)}", file=sys.stderr)
         elif weights.device == "cpu" and has_cuda(os.environ):
-            print(_of_the_gpu(entry), file=sys.stderr)
+            print(_of_the_gpu(entry, _cache(arguments)), file=sys.stderr)
     return 0
 
 
-def _of_the_gpu(entry: Entry) -> str:
+def _of_the_gpu(entry: Entry, cache: ModelCache) -> str:
     better = choose(entry, backend=None, cuda=True, is_installed=lambda _: True)
     return (
         f"They run on the CPU. For the GPU get those for {better.backend}, {better.gigabytes:g} GB: "
-        f"{amiss.pull_command(entry, better)}"
+        f"{amiss.pull_command(cache, entry, better)}"
     )
 
 

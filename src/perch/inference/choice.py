@@ -81,7 +81,7 @@ def _absent(entry: Entry, cache: ModelCache, machine: Machine, backend: str | No
         )
     cuda = machine.cuda or all(weights.device == "cuda" for weights in entry.weights)
     weights = choose(entry, backend=backend, cuda=cuda, is_installed=machine.is_installed)
-    where = f"not in {cache.folder}. Get them with: {amiss.pull_command(entry, weights)}"
+    where = f"not in {cache.folder}. Get them with: {amiss.pull_command(cache, entry, weights)}"
     if not _suits(weights, machine):
         return f"{_for_a_gpu(entry.id, weights.backend)} They are {where}"
     return f"The weights of {entry.id} are {where}"

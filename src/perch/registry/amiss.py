@@ -4,6 +4,8 @@ Only names and sizes are looked at: gigabytes are not read to start an engine. `
 """
 
 import fnmatch
+import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Literal
 
 from perch.core.command import command
 from perch.registry import manifest as manifests
-from perch.registry.cache import ModelCache, holds_files
+from perch.registry.cache import ModelCache, default_folder, holds_files
 from perch.registry.catalogue import Entry, Weights
 
 _ESSENTIAL: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -49,9 +51,15 @@ def find(cache: ModelCache, entry: Entry, backend: str | None = None) -> list[Am
     return [one for one in found if one is not None]
 
 
-def pull_command(entry: Entry, weights: Weights) -> str:
-    """What gets exactly these weights, on whatever machine."""
-    return command(f"models pull {entry.id} --backend {weights.backend}")
+def pull_command(cache: ModelCache, entry: Entry, weights: Weights) -> str:
+    """What gets exactly these weights into ``cache``, on whatever machine."""
+    return command(f"models pull {entry.id} --backend {weights.backend}{elsewhere(cache)}")
+
+
+def elsewhere(cache: ModelCache) -> str:
+    """The option without which a command would look into another folder; nothing if it would not."""
+    usual = cache.folder == default_folder(os.environ)
+    return "" if usual else f" --models-dir {shlex.quote(str(cache.folder))}"
 
 
 def unmatched(weights: Weights, names: list[str]) -> list[str]:
@@ -78,19 +86,21 @@ def _of(cache: ModelCache, entry: Entry, weights: Weights) -> Amiss | None:
 
 def _found(cache: ModelCache, entry: Entry, weights: Weights) -> tuple[State, str]:
     """What is wrong, and the rest of a sentence about it; nothing if all is well or nothing is here."""
-    place, pull = cache.place(entry.id, weights.backend), pull_command(entry, weights)
+    place, pull = cache.place(entry.id, weights.backend), pull_command(cache, entry, weights)
     record = cache.record(entry.id, weights.backend)
     if record is not None:
         wrong = manifests.misfits(place, record.manifest)
         told = ", ".join(f"{name} ({how})" for name, how in wrong.items())
-        mend = f"in {place} are not whole: {told}. `{pull}` fetches anew what differs."
+        mend = f"are not whole: {told}. `{pull}` fetches anew what differs."
         return "damaged", mend if wrong else ""
     if names := _names(place):
         missing = ", ".join(unmatched(weights, names))
-        by_hand = f"were put into {place} by hand"
         if missing:
-            return "unchecked", f"{by_hand}, without {missing}. `{pull}` fetches what is missing."
-        return "unchecked", f"{by_hand}. `{pull} --offline` checks and takes them."
+            return (
+                "unchecked",
+                f"were put there by hand, without {missing}. `{pull}` fetches what is missing.",
+            )
+        return "unchecked", f"were put there by hand. `{pull} --offline` checks and takes them."
     if holds_files(cache.workplace(entry.id, weights.backend)):
         return "half pulled", f"are here by half. `{pull}` goes on with the pull."
     return "half pulled", ""

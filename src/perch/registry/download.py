@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from yarl import URL
 
+from perch.core.command import command
 from perch.errors import ModelUnavailable
 from perch.registry.amiss import missing_files, pull_command, unmatched
 from perch.registry.archive import unpack
@@ -295,7 +296,7 @@ def absent(
     """An error that says what is missing or ``wrong``, where it belongs, and how it gets there."""
     place = cache.place(entry.id, weights.backend)
     missing = ", ".join(missing_files(cache, entry, weights))
-    pull = pull_command(entry, weights)
+    pull = pull_command(cache, entry, weights)
     if wrong:
         return ModelUnavailable(
             "\n".join(
@@ -307,11 +308,12 @@ def absent(
                 ]
             )
         )
+    whose = f"models pull {entry.id} --backend {weights.backend}"
     lines = [f"The {weights.backend} weights of {entry.id} are not here. {why}"]
     if missing:
         lines += [
             f"Missing in {place}: {missing}, from {weights.source}.",
-            f"Where there is a network run: {pull} --models-dir FOLDER",
+            f"Where there is a network run: {command(whose)} --models-dir FOLDER",
             f"then copy FOLDER/{entry.id} into {cache.folder}.",
         ]
     lines.append(f"Files that were put into {place} by hand are checked and taken by: {pull} --offline")
