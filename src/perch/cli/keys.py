@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from perch.core.command import command
 from perch.errors import BadConfig, Unauthorized
 from perch.server.keys import (
     KeyEntry,
@@ -110,7 +111,7 @@ def _revoke(arguments: argparse.Namespace, path: Path) -> int:
     name = _name(arguments)
     entries = read_entries(path)
     if not any(entry.name == name for entry in entries):
-        raise BadConfig(f"There is no key called {name}; perch keys list shows those there are.")
+        raise BadConfig(f"There is no key called {name}; {command('keys list')} shows those there are.")
     revoked = [replace(entry, disabled=True) if entry.name == name else entry for entry in entries]
     write_entries(path, revoked, comments=path.read_text(encoding="utf-8"))
     print(f"{name} is revoked. A running gateway refuses it at once; open sessions go on.", file=sys.stderr)
@@ -134,7 +135,7 @@ def _check(_: argparse.Namespace, path: Path) -> int:
 
 def _name(arguments: argparse.Namespace) -> str:
     if not arguments.name:
-        raise ValueError(f"perch keys {arguments.what} needs the name of who has the key")
+        raise ValueError(f"{command('keys')} {arguments.what} needs the name of who has the key")
     return str(arguments.name)
 
 

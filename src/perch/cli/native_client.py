@@ -415,7 +415,7 @@ async def _receive(
             )
             if not done:
                 raise TranscriptionFailed(
-                    f"The server said nothing for {config.silence_s:g} s. Look at its log; `perch check` helps."
+                    f"The server said nothing for {config.silence_s:g} s. Look at its log; `{command('check')}` helps."
                 )
             if feeding in done:
                 feeding.result()

@@ -19,6 +19,7 @@ from typing import Any
 
 import structlog
 
+from perch.core.command import command
 from perch.errors import BadConfig, Unauthorized
 from perch.server.principal import EVERYDAY, SCOPES, UNLIMITED, KeyLimits, Principal
 from perch.server.reload import Stamp, stamp_of
@@ -222,7 +223,7 @@ def _parse(fields: Any) -> KeyEntry:
     if not isinstance(hashed, str) or not isinstance(certificate, str) or bool(hashed) == bool(certificate):
         raise ValueError("it needs either a hash or a certificate, as text")
     if hashed and not _HASH.fullmatch(hashed):
-        raise ValueError("hash must be sha256: and 64 hexadecimal digits; perch keys new makes one")
+        raise ValueError(f"hash must be sha256: and 64 hexadecimal digits; {command('keys new')} makes one")
     if not isinstance(fields.get("disabled", False), bool):
         raise ValueError("disabled must be true or false")  # noqa: TRY004 - see above
     return KeyEntry(
