@@ -25,13 +25,21 @@ LONG_PAUSE = Timing(pause_s=1.5, tail_s=0.3)
 
 
 class _SlowVoice(ScriptedVoice):
+    def __init__(self, recogniser: "SlowFinals") -> None:
+        super().__init__(recogniser)
+        self._finish_s = recogniser.finish_s
+
     async def finish(self) -> Recognition:
-        await asyncio.sleep(2.0)  # what a busy model may take
+        await asyncio.sleep(self._finish_s)
         return await super().finish()
 
 
 class SlowFinals(ScriptedRecogniser):
-    """Takes two seconds for each final."""
+    """Takes so many seconds for each final, as a busy model may."""
+
+    def __init__(self, finish_s: float = 2.0) -> None:
+        super().__init__()
+        self.finish_s = finish_s
 
     async def open(self, config: RecognitionConfig) -> ScriptedVoice:
         await (await super().open(config)).aclose()

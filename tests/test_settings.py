@@ -97,3 +97,13 @@ def test_the_example_environment_lists_every_setting_and_is_valid(tmp_path: Path
     assert example == settings.example() + "\n", "run: ./run config example > .env.example"
     (tmp_path / ".env").write_text(example, encoding="utf-8")
     assert load().model_dump() == settings.Settings(_env_file=None).model_dump()  # type: ignore[call-arg]
+
+
+def test_the_state_folder_is_known_whatever_else_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PERCH_PORT", "abc")
+    assert settings.state_dir() == Path(".perch")
+    monkeypatch.setenv("PERCH_STATE_DIR", str(tmp_path / "state"))
+    assert settings.state_dir() == tmp_path / "state"

@@ -443,12 +443,13 @@ def load(**overrides: Any) -> Settings:
 
 def state_dir() -> Path:
     """Where a gateway started here keeps its certificate; no other setting needs to be valid for that."""
-    given: dict[str, Any] = {}
-    try:
-        return Settings(**given).perch_state_dir
-    except ValidationError:
-        default: Path = Settings.model_fields["perch_state_dir"].default
-        return default
+    return _StateDir().perch_state_dir
+
+
+class _StateDir(BaseSettings):
+    model_config = Settings.model_config
+
+    perch_state_dir: Path = Settings.model_fields["perch_state_dir"].default
 
 
 def _together(settings: Settings) -> list[str]:

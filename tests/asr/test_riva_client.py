@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -273,6 +274,25 @@ async def test_audio_that_breaks_every_engine_is_given_up() -> None:
         with pytest.raises(errors.EngineFault):
             await transcribed(client(address, pool=PoolConfig(fail_max=100)), SPEECH)
     assert len(riva.calls) == StreamConfig().max_fruitless + 1
+
+
+class Unfinished(ScriptedRiva):
+    """Says a word, and does not come to an end."""
+
+    async def StreamingRecognize(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        async for answer in super().StreamingRecognize(requests, context):
+            yield answer
+        await asyncio.Event().wait()
+
+
+async def test_a_stream_that_no_engine_finishes_is_given_up() -> None:
+    """Each says something first, so none of them is an engine that breaks at once."""
+    riva = Unfinished(lambda number, _: [response(result("a", stability=0.5))] if number == 1 else [])
+    hasty = AttemptTimeouts(finish_s=2.5)
+    async with serving(riva) as address:
+        with pytest.raises(errors.EngineFault):
+            await transcribed(client(address, timeouts=hasty, stream=StreamConfig(max_fruitless=1)), SPEECH)
+    assert len(riva.calls) == 2
 
 
 async def test_the_breaker_opens_and_lets_one_probe_through_later() -> None:

@@ -293,6 +293,27 @@ async def test_a_server_with_tls_is_told_from_none(wav: str, capsys: pytest.Capt
     assert "with https:// instead" in error
 
 
+async def test_a_refusal_that_is_never_said_to_its_end_is_one_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("perch.cli.native_client._REFUSAL_S", 0.2)
+
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(status=503, headers={"Retry-After": "7", "Content-Length": "100"})
+        await answer.prepare(request)
+        await answer.write(b"{")
+        await told.wait()
+        return answer
+
+    told = asyncio.Event()
+    app = web.Application()
+    app.router.add_get("/v1/audio/transcriptions/stream", refuse)
+    async with served(app) as url:
+        with pytest.raises(TranscriptionFailed, match="Try again in 7 s"):
+            await collect(ServerConfig(url))
+        told.set()
+
+
 async def test_a_proxy_that_refuses_says_when_to_come_back() -> None:
     async def refuse(_: web.Request) -> web.Response:
         return web.Response(status=503, headers={"Retry-After": "7"}, text="<html>busy</html>")

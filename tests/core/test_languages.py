@@ -13,6 +13,8 @@ from perch.core.languages import canonical, common, find, nearest
         ("es-419", "es-419"),
         ("yue", "yue"),
         ("ca-ES-VALENCIA", "ca-ES-valencia"),
+        ("de_ch_1901", "de-CH-1901"),
+        ("en-us-x-Radio", "en-US-x-radio"),
     ],
 )
 def test_a_tag_may_be_written_in_any_case_and_with_underscores(written: str, meant: str) -> None:

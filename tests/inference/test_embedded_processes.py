@@ -71,14 +71,18 @@ async def test_a_closed_voice_refuses_and_its_worker_is_gone(recogniser: Embedde
 async def test_closing_a_voice_that_is_decoding_ends_its_worker_at_once(
     recogniser: EmbeddedRecogniser,
 ) -> None:
-    voice = await recogniser.open(FINALS_ONLY)
+    left_alone, voice = await recogniser.open(FINALS_ONLY), await recogniser.open(FINALS_ONLY)
+    began = time.monotonic()
+    await say(left_alone, noise(20, 2000))
+    takes = time.monotonic() - began
     await voice.feed(noise(20, 2000))
     finishing = asyncio.create_task(voice.finish())
     await asyncio.sleep(0.05)
     await voice.aclose()
     with pytest.raises(EngineFailed):
         await finishing
-    await eventually(lambda: gone(voice.pid), within=30)
+    await eventually(lambda: gone(voice.pid), within=takes / 2)
+    await left_alone.aclose()
     assert recogniser.healthy
 
 

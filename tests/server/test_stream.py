@@ -14,6 +14,7 @@ from perch.asr.mock import MockASRClient
 from perch.asr.riva_client import RivaASRClient, RivaConfig
 from perch.audio.tones import synthesise
 from perch.core.messages import Backend, Limits
+from perch.server import connection
 from perch.server.config import AdmissionConfig, GatewayConfig, ResumeConfig
 
 SILENCE = bytes(2 * 16_000)
@@ -260,6 +261,18 @@ async def test_a_client_that_waits_for_a_slow_engine_is_not_idle() -> None:
     async with engine_over(SlowFinals()) as engine, gateway(client_of(engine.address), brief) as at:
         heard = await transcribe(at, cut(tone_words()))
     assert (heard.text, heard.error, heard.close_code) == (WORDS, None, 1000)
+
+
+async def test_an_engine_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the stream does to find one that finishes, a client that waits long enough is told."""
+    monkeypatch.setattr(connection, "_PATIENCE_S", 0.5)
+    brief = GatewayConfig(limits=Limits(idle_timeout_s=0.2))
+    async with (
+        engine_over(SlowFinals(finish_s=30.0)) as engine,
+        gateway(client_of(engine.address), brief) as at,
+    ):
+        heard = await transcribe(at, cut(tone_words()))
+    assert (heard.error, heard.close_code) == ("idle_timeout", 1008)
 
 
 async def test_an_abrupt_disconnect_frees_the_session_and_its_engine_stream() -> None:

@@ -57,7 +57,8 @@ class StreamConfig:
     retry_delay_s: float = 0.1
     max_retry_delay_s: float = 2.0
     max_fruitless: int = 5
-    """Interruptions in a row, each soon and without any final: audio that breaks every engine is given up."""
+    """Interruptions in a row, each without any final and either soon or after the end of the audio: what breaks
+    every engine, or is never finished by one, is given up."""
     replay_speed: float = 8.0
     """Replayed audio is sent at most this many times faster than real time."""
     full_s: float = 1.0
@@ -180,8 +181,9 @@ class ResumableStream:
                 await self._until_answered(deliver)
                 break
             except _Interrupted as interrupted:
-                soon = time.monotonic() - began < _SOON_S and self._window.covered == covered
-                fruitless = fruitless + 1 if soon else 0
+                # While audio may still come, an engine that lasts for a while in silence is one that works.
+                in_vain = self._ended or time.monotonic() - began < _SOON_S
+                fruitless = fruitless + 1 if in_vain and self._window.covered == covered else 0
                 if interrupted.error is not None:
                     if fruitless > self._config.max_fruitless:
                         raise interrupted.error from interrupted

@@ -347,7 +347,8 @@ def _verify(arguments: argparse.Namespace) -> int:
             pull = command(f"models pull {held.id} --backend {held.backend}{amiss.elsewhere(cache)}")
             print(f"Get what differs anew: {pull}", file=sys.stderr)
     for one in unchecked:
-        print(f"{one.id}\t{one.backend}\tNOT CHECKED: there is no perch.json to compare with")
+        why = "there is no perch.json to compare with" if one.state == "unchecked" else "it cannot be read"
+        print(f"{one.id}\t{one.backend}\tNOT CHECKED: {why}")
         print(one.text, file=sys.stderr)
     return 1 if unchecked else status
 

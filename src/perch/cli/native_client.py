@@ -33,6 +33,8 @@ from perch.core.speech import Word
 DEFAULT_SERVER = "https://127.0.0.1:8443"
 _PLAIN_SERVER = "http://127.0.0.1:8443"
 _PROBE_S = 2.0
+_REFUSAL_S = 2.0
+_REFUSAL_BYTES = 64 * 1024
 PATH = "/v1/audio/transcriptions/stream"
 SUBPROTOCOL = "perch.v1"
 
@@ -350,9 +352,21 @@ async def _check_refusal(
     """
     response = await handler(request)
     if response.status >= HTTPStatus.BAD_REQUEST:
-        told = await response.read()
+        told = await _beginning_of(response)
         raise TranscriptionFailed(_refused(str(request.url), response.status, response.headers, told))
     return response
+
+
+async def _beginning_of(response: aiohttp.ClientResponse) -> bytes:
+    """As much of the body as comes in time; where that is not enough to understand, the status has to do."""
+    told = bytearray()
+    with suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(_REFUSAL_S):
+            async for piece in response.content.iter_any():
+                told += piece
+                if len(told) >= _REFUSAL_BYTES:
+                    break
+    return bytes(told)
 
 
 def _refused(url: str, status: int, headers: Mapping[str, str], body: bytes) -> str:

@@ -8,8 +8,13 @@ DEFAULT = "default"
 """Clients that must send something send this; it is as good as nothing."""
 _OPEN = frozenset({"", AUTO, "multi", DEFAULT})
 
-_TAG = re.compile(r"[a-z]{2,3}(-[a-z]{4})?(-([a-z]{2}|[0-9]{3}))?(-[a-z0-9]{5,8})*", re.IGNORECASE)
-"""RFC 5646, 2.1, as far as there are such tags: no language has a code of four letters or more."""
+_TAG = re.compile(
+    r"[a-z]{2,3}(-[a-z]{4})?(-([a-z]{2}|[0-9]{3}))?"
+    r"(-([a-z0-9]{5,8}|[0-9][a-z0-9]{3}))*(-[a-wy-z0-9](-[a-z0-9]{2,8})+)*(-x(-[a-z0-9]{1,8})+)?",
+    re.IGNORECASE,
+)
+"""RFC 5646, 2.1, but for extended languages (``zh-cmn`` is ``cmn``), as which ``en-USA`` would pass, and for
+languages of four letters or more, of which there are none."""
 
 
 def canonical(tag: str) -> str:

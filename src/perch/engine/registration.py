@@ -71,7 +71,7 @@ def state_of(recogniser: Recogniser, scheduler: Scheduler, *, draining: bool = F
     can = recogniser.capabilities
     return WorkerState(
         status=_status(recogniser, scheduler, draining=draining),
-        capacity=scheduler.slots,
+        capacity=_slots(recogniser, scheduler),
         active_sessions=scheduler.taken,
         models=(can.model, *can.aliases),
         languages=can.languages,
@@ -218,7 +218,12 @@ def _status(recogniser: Recogniser, scheduler: Scheduler, *, draining: bool) -> 
         return "draining"
     if not recogniser.healthy:
         return "offline"
-    return "busy" if scheduler.taken >= scheduler.slots else "ready"
+    return "busy" if scheduler.taken >= _slots(recogniser, scheduler) else "ready"
+
+
+def _slots(recogniser: Recogniser, scheduler: Scheduler) -> int:
+    """A model that was restarted may have fewer than the engine began with."""
+    return min(scheduler.slots, recogniser.capabilities.slots)
 
 
 def _connect(config: RegistrationConfig) -> "Redis":

@@ -23,6 +23,9 @@ from perch.server.socket import Socket
 log = structlog.get_logger(__name__)
 
 _CLOSE_TIMEOUT_S = 5.0
+_PATIENCE_S = 600.0
+"""What a client may wait for an engine, beside as long as the audio is that no engine has taken. Longer than
+the stream itself looks for an engine that finishes, so that its error comes first."""
 _CLOSE_NORMAL = 1000
 _DELIBERATE = {1000, 1001}
 """Close codes of a client that will not come back: it is done, or its page was left."""
@@ -62,6 +65,8 @@ class Connection:
         self._resumption = resumption
         self._start_grace_s = start_grace_s
         self._idle_timeout_s = protocol.idle_timeout_s or idle_timeout_s
+        self._awaited_until: float | None = None
+        """How long the client may be silent because it waits for the engine."""
         self._writer = ClientWriter(socket, transport, live.session.outbox, protocol, live.sent)
         self._aborted: asyncio.Future[errors.PerchError] = asyncio.get_running_loop().create_future()
         self._explained: errors.PerchError | None = None
@@ -97,12 +102,17 @@ class Connection:
     def check_idle(self) -> None:
         """End the connection if nothing came for too long.
 
-        A client that waits for the engine is not idle: its time begins anew when it has its answer.
+        A client that waits for the engine is not idle: its time begins anew when it has its answer, or when
+        the engine has had time enough.
         """
-        now, limit = time.monotonic(), self._idle_timeout_s
-        if self._live.is_awaited:
-            self._live.last_heard = now
-        elif self._live.last_heard < now - limit:
+        now, live, limit = time.monotonic(), self._live, self._idle_timeout_s
+        if not live.is_awaited:
+            self._awaited_until = None
+        elif self._awaited_until is None:
+            self._awaited_until = now + _PATIENCE_S + live.lag_s
+        if self._awaited_until is not None and now < self._awaited_until:
+            live.last_heard = now
+        elif live.last_heard < now - limit:
             self.abort(errors.IdleTimeout(f"Nothing was received for {limit:g} s; connect again."))
 
     # --- the three waits -----------------------------------------------------------------------------

@@ -340,16 +340,18 @@ class LiveSession:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether its client may be silent because it waits for what the engine makes of its audio.
-
-        None of these waits is without end: the stream's own bounds and those of ``Confirmations`` see to it.
-        """
+        """Whether its client may be silent because it waits for what the engine makes of its audio."""
         is_confirming = self._confirmations is not None and self._confirmations.is_expected
         return (
             self.session.state is State.DRAINING
             or is_confirming
             or any(stream.lag for stream in self._streams)
         )
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds of audio that no engine has taken."""
+        return samples_to_seconds(max((stream.lag for stream in self._streams), default=0))
 
     @property
     def has_begun(self) -> bool:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from perch.inference.parakeet.batcher import Batcher
+from perch.inference.parakeet.batcher import LIGHT_STEPS, Batcher
 from perch.inference.parakeet.model import Audio
 
 
@@ -104,3 +104,20 @@ def test_after_memory_ran_out_no_step_is_of_more_than_half_as_much() -> None:
     b.lighten(b.take())
     open_with(b, *[100] * 14)
     assert [len(b.take()) for _ in range(5)] == [3, 3, 3, 3, 2]
+
+
+def test_after_some_steps_that_had_memory_enough_larger_ones_are_tried_again() -> None:
+    b = batcher(most_samples=800)
+    open_with(b, *[100] * 8)
+    dues = b.take()
+    b.lighten(dues)
+    b.lighten(dues[:4])
+    sizes = []
+    for _ in range(3):
+        open_with(b, *[100] * 8)
+        sizes.append(len(b.take()))
+        while b:
+            b.take()
+        for _ in range(LIGHT_STEPS):
+            b.succeeded()
+    assert sizes == [2, 4, 8]

@@ -56,6 +56,11 @@ def test_only_steps_on_whole_windows_are_timed(monkeypatch: pytest.MonkeyPatch, 
     assert timed == [[context + CHUNK] * 3]
 
 
+@pytest.mark.parametrize("most", [1, 2, 5, 64, 400])
+def test_as_many_as_may_be_are_tried(most: int) -> None:
+    assert calibrate(Windowed(0, most=1_000), most=most, besides=0, report=lambda _: None) == most
+
+
 def test_a_librarys_own_limit_is_one_for_the_streams() -> None:
     reports: list[str] = []
     assert calibrate(Windowed(0, most=5), most=64, besides=0, report=reports.append) == 4

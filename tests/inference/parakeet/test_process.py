@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from perch.inference.parakeet import process
 from perch.inference.parakeet.model import LoadOptions
 from perch.inference.parakeet.process import ModelProcess
 
@@ -49,6 +50,22 @@ def test_an_engine_that_hangs_up_while_the_model_is_loaded_ends_the_process_with
             check=False,
         )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "x"}, {"PYTORCH_CUDA_ALLOC_CONF": "x"}),
+        ({"PYTORCH_ALLOC_CONF": "x"}, {"PYTORCH_ALLOC_CONF": "x"}),
+    ],
+)
+def test_what_the_operator_says_of_pytorchs_memory_holds(
+    given: dict[str, str], expected: dict[str, str]
+) -> None:
+    """By either of its names, though the one that Perch sets would win."""
+    told = process._environment(given)
+    assert {name: value for name, value in told.items() if "ALLOC" in name} == expected
 
 
 def _environment(pid: int) -> dict[str, str]:

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from perch.audio.tones import synthesise
 from perch.core.audio import RATE, samples_to_bytes
 from perch.core.speech import RecognitionConfig
 from perch.engine.catalogue import Catalogue
+from perch.engine.registration import state_of
+from perch.engine.scheduler import Scheduler
 from perch.errors import BadConfig, EngineFailed, EngineFull
 from perch.inference.parakeet import process
 from perch.inference.parakeet.model import LoadOptions
@@ -96,7 +99,7 @@ async def test_words_have_times_and_a_voice_goes_on_after_a_final(recogniser: Mo
 async def test_a_step_is_answered_within_100_ms_where_the_model_costs_nothing(
     recogniser: ModelRecogniser,
 ) -> None:
-    """004-41: what is left is the road to the model's process and back. The best, as a test has neighbours."""
+    """004-41: what is left is the road to the model's process and back. Of most steps, as a test has neighbours."""
     voice = await recogniser.open(CONFIG)
     audio, piece = pcm("zero one two three four five six seven eight nine " * 6), samples_to_bytes(5120)
     took, said = [], 0
@@ -107,7 +110,7 @@ async def test_a_step_is_answered_within_100_ms_where_the_model_costs_nothing(
     await voice.aclose()
     assert len(took) >= 30
     assert said >= len(took) // 4  # each piece was recognised, not only taken
-    assert min(took) < 0.1
+    assert sorted(took)[len(took) // 4] < 0.1
 
 
 @pytest.mark.parametrize("chunk_ms", [320, None])
@@ -192,7 +195,9 @@ async def test_a_model_that_comes_back_with_fewer_slots_says_so(
     async def start_with_less_memory(
         backend: str, chosen: LoadOptions, _: int | None
     ) -> process.ModelProcess:
-        return await start(backend, chosen, 1)
+        smaller = await start(backend, chosen, 1)
+        smaller._loaded = replace(smaller._loaded, recordings=2)
+        return smaller
 
     monkeypatch.setattr(process.ModelProcess, "start", start_with_less_memory)
     catalogue = Catalogue(recogniser, accept_any_model=False)
@@ -202,6 +207,8 @@ async def test_a_model_that_comes_back_with_fewer_slots_says_so(
     async with asyncio.timeout(30):
         await recogniser.wait_healthy()
     assert catalogue.models()[0].slots == 1
+    assert recogniser.capabilities.recordings == recogniser._recordings._value == 2
+    assert state_of(recogniser, Scheduler(recogniser, slots=3, timeout_s=1)).capacity == 1
     voice = await recogniser.open(CONFIG)
     with pytest.raises(EngineFull):
         await recogniser.open(CONFIG)

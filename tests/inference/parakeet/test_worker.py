@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from perch.inference.parakeet import wire, worker
-from perch.inference.parakeet.device import is_lost
+from perch.inference.parakeet.device import is_full, is_lost
 from perch.inference.parakeet.model import Facts, Piece, Token
 
 PIECE = 320
@@ -180,4 +180,6 @@ def test_some_that_fail_are_not_the_models_fault(ended: list[int]) -> None:
 
 def test_memory_that_runs_out_is_not_a_lost_gpu() -> None:
     assert not is_lost(MemoryError("CUDA error: out of memory"))
+    assert not is_lost(RuntimeError("CUDA failure 2: out of memory ; GPU=0"))
+    assert is_full(RuntimeError("CUDA failure 2: out of memory ; GPU=0"))
     assert not is_lost(RuntimeError("shapes do not match"))

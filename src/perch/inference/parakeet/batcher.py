@@ -13,6 +13,9 @@ import numpy as np
 
 from perch.inference.parakeet.model import Audio
 
+LIGHT_STEPS = 100
+"""Steps that have to succeed before larger ones are tried again, after memory ran out."""
+
 _NOTHING: Audio = np.zeros(0, dtype=np.float32)
 
 
@@ -50,7 +53,8 @@ class Batcher:
         self._chunk = chunk
         self._context = context
         self._most = most
-        self._most_samples = most_samples
+        self._most_samples = self._samples_now = most_samples
+        self._light_steps = 0
         self._utterances: dict[int, Waiting] = {}
         self._line: dict[int, Waiting] = {}
 
@@ -88,15 +92,24 @@ class Batcher:
         return taken
 
     def lighten(self, dues: Sequence[Due]) -> None:
-        """There was no memory for ``dues`` in one step: from now on, no step is of more than half as much."""
+        """There was no memory for ``dues`` in one step: for some time no step is of more than half as much."""
         longest = self._context + max(len(due.audio) for due in dues)
-        self._most_samples = min(self._most_samples, longest * len(dues) // 2)
+        self._samples_now = min(self._samples_now, longest * len(dues) // 2)
+        self._light_steps = 0
+
+    def succeeded(self) -> None:
+        """A step had memory enough: after some such steps, twice as much is tried, up to all of it."""
+        if self._samples_now < self._most_samples:
+            self._light_steps += 1
+            if self._light_steps >= LIGHT_STEPS:
+                self._light_steps = 0
+                self._samples_now = min(2 * self._samples_now, self._most_samples)
 
     def _fitting(self, most: int) -> Iterator[Waiting]:
         longest = 0
         for count, waiting in enumerate(self._line.values(), 1):
             longest = max(longest, self._context + self._length(waiting))
-            if count > most or (count > 1 and longest * count > self._most_samples):
+            if count > most or (count > 1 and longest * count > self._samples_now):
                 return
             yield waiting
 

@@ -4,7 +4,7 @@ Real-time factors from elsewhere do not hold for another processor, another prec
 does other things too. So the model is timed on noise at growing numbers of streams before it serves.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -43,8 +43,7 @@ def calibrate(model: Model, *, most: int, besides: int, report: Report) -> int:
     length = model.facts.chunk or WHOLE
     limit = BUDGET * length / RATE
     trials: list[Trial] = []
-    streams = 1
-    while streams <= most:
+    for streams in _tried(most):
         try:
             trials.append(Trial(streams, _time(model, streams, besides, length)))
         except MemoryError:
@@ -60,8 +59,16 @@ def calibrate(model: Model, *, most: int, besides: int, report: Report) -> int:
         )
         if trials[-1].seconds > limit:
             break
+    return carried(trials, limit)
+
+
+def _tried(most: int) -> Iterator[int]:
+    """1, 2, 4, …, ``most``."""
+    streams = 1
+    while streams < most:
+        yield streams
         streams *= 2
-    return min(carried(trials, limit), most)
+    yield most
 
 
 def carried(trials: list[Trial], limit: float) -> int:

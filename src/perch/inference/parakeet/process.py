@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -20,10 +21,10 @@ LOAD_DEADLINE = 900.0
 
 STOP_DEADLINE = 5.0
 
-_ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
-}
+_ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+"""PyTorch's two names for one setting, of which the first wins."""
+
+_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", _ALLOCATOR[0]: "expandable_segments:True"}
 """What a model's process has in its environment unless the operator says otherwise. OpenMP's threads, which
 PyTorch computes with, otherwise spin while they wait for each other: with one of two cores busy a step then
 took up to 200 ms instead of 38, with both idle 21 instead of 28. And PyTorch's memory on a GPU otherwise breaks
@@ -257,6 +258,13 @@ async def _line_of(stream: asyncio.StreamReader) -> bytes:
         return b"(a line too long to show)\n"
 
 
+def _environment(given: Mapping[str, str]) -> dict[str, str]:
+    ours = dict(_ENVIRONMENT)
+    if any(name in given for name in _ALLOCATOR):
+        del ours[_ALLOCATOR[0]]
+    return {**ours, **given}
+
+
 async def _spawn(theirs: socket.socket, order: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
@@ -266,7 +274,7 @@ async def _spawn(theirs: socket.socket, order: str) -> asyncio.subprocess.Proces
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
-        env={**_ENVIRONMENT, **os.environ},
+        env=_environment(os.environ),
         pass_fds=[theirs.fileno()],
         start_new_session=True,  # Ctrl-C is for the engine, which drains first
     )

@@ -228,7 +228,9 @@ class ModelRecogniser:
             await asyncio.sleep(UNHEALTHY_AT_LEAST)
             self._process = await self._revived()
             # Where memory has become short, there are fewer; the next restart asks for all of them again.
-            self._capabilities = replace(self._capabilities, slots=self._process.slots)
+            slots, recordings = self._process.slots, self._process.recordings
+            self._capabilities = replace(self._capabilities, slots=slots, recordings=recordings)
+            self._recordings = asyncio.Semaphore(recordings)
             self._health.regain()
             log.info("recogniser healthy again")
 

@@ -7,13 +7,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from perch.core.audio import RATE, samples_to_ms
 from perch.core.command import command
 from perch.core.extras import how_to_install
 from perch.errors import BadConfig, EngineFailed
-from perch.inference.parakeet.model import FRAME, Facts, LoadOptions, Model, Piece
+from perch.inference.parakeet.model import FRAME, Facts, LoadOptions, Model
 from perch.inference.parakeet.sherpa_device import Device, device_of
 from perch.inference.parakeet.sherpa_export import Export, read_export
 from perch.inference.parakeet.sherpa_files import find
@@ -48,7 +46,6 @@ def load(options: LoadOptions) -> Model:
         with _provider(device) as provider, _files(export, device) as files:
             recogniser = _recogniser(library, export, files, provider, threads)
         model: Model = StreamingModel(recogniser, facts) if export.chunks else OfflineModel(recogniser, facts)
-        _warm_up(model)
     except (RuntimeError, ValueError, IndexError) as problem:  # what onnxruntime's errors become in Python
         raise EngineFailed(f"The model in {options.path} cannot be loaded: {problem}") from problem
     return model
@@ -139,10 +136,3 @@ def _recogniser(library: Any, export: Export, files: dict[str, str], provider: s
     if export.decoder == "ctc":
         return library.OfflineRecognizer.from_nemo_ctc(**files, **common)
     return library.OfflineRecognizer.from_transducer(**files, **common, model_type="nemo_transducer")
-
-
-def _warm_up(model: Model) -> None:
-    """Silence, so that what is broken breaks now and the first utterance is as quick as any other."""
-    state = model.begin()
-    model.step([Piece(state, np.zeros(model.facts.chunk or RATE, np.float32), last=True)])
-    model.end(state)

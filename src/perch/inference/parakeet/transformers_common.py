@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from perch.inference.parakeet.device import is_full
 from perch.inference.parakeet.greedy import Emitted
 from perch.inference.parakeet.model import WORD_START, Token
 
@@ -32,11 +33,6 @@ def has_punctuation(pieces: Sequence[str]) -> bool:
     return any(piece.strip(WORD_START) == "." for piece in pieces)
 
 
-_FULL = ("not enough memory", "can't allocate memory", "_ALLOC_FAILED", "out of memory")
-"""What PyTorch's plain ``RuntimeError`` says where memory runs out: its CPU allocator, cuBLAS and cuDNN, the
-CUDA driver."""
-
-
 @contextmanager
 def computing(torch: Any) -> Iterator[None]:
     """Without gradients; memory that runs out is ``MemoryError``, on whatever device."""
@@ -47,6 +43,6 @@ def computing(torch: Any) -> Iterator[None]:
         torch.cuda.empty_cache()
         raise MemoryError("The GPU's memory is full.") from problem
     except RuntimeError as problem:
-        if any(words in str(problem) for words in _FULL):
+        if is_full(problem):
             raise MemoryError("There is not enough memory.") from problem
         raise

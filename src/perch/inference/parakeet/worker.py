@@ -26,7 +26,7 @@ from perch.inference.parakeet import wire
 from perch.inference.parakeet.backends import backend
 from perch.inference.parakeet.batcher import Batcher, Due
 from perch.inference.parakeet.calibrate import Report, calibrate, warm_up
-from perch.inference.parakeet.device import is_lost
+from perch.inference.parakeet.device import is_full, is_lost
 from perch.inference.parakeet.model import LoadOptions, Model, Piece, Token
 from perch.inference.parakeet.words import recognition, text_of
 
@@ -138,10 +138,11 @@ class Worker:
             if len(dues) == 1:
                 self._fail(dues[0].key, problem)
                 return
-            if isinstance(problem, MemoryError):
+            if is_full(problem):
                 batcher.lighten(dues)
         else:
             self._failures = 0
+            batcher.succeeded()
             for due, tokens in zip(dues, added, strict=True):
                 self._answer(due, tokens)
             return
@@ -152,7 +153,7 @@ class Worker:
 
     def _check_model(self, problem: Exception, *, alone: bool) -> None:
         """End the process if it is the model that fails, and not the piece."""
-        if alone and not isinstance(problem, PerchError | MemoryError):
+        if alone and not isinstance(problem, PerchError) and not is_full(problem):
             self._failures += 1
         if is_lost(problem) or self._failures >= _MOST_FAILURES:
             sys.stderr.write("The model can compute no more, so its process ends.\n")
