@@ -9,7 +9,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -352,7 +352,8 @@ async def _check_refusal(
     """
     response = await handler(request)
     if response.status >= HTTPStatus.BAD_REQUEST:
-        told = await _beginning_of(response)
+        with closing(response):
+            told = await _beginning_of(response)
         raise TranscriptionFailed(_refused(str(request.url), response.status, response.headers, told))
     return response
 
