@@ -16,6 +16,8 @@ pytestmark = pytest.mark.browser
 
 HELLO = Utterance(("hello", "wide", "world"), start=0.5, confidences=(0.95, 0.6, 0.2))
 AGAIN = Utterance(("and", "again"), start=2.0)
+GROWTH = ("hello", "hello wide", "hello wide world", "and", "and again")
+"""The partials of both."""
 
 
 @pytest.fixture(scope="session")
@@ -62,12 +64,14 @@ async def test_a_partial_changes_and_its_final_stays_with_time_and_confidence(wa
             }"""
         )
         await _record(page, 2.5)
-        assert await finals(page) == ["hello wide world"]
+        await expect(page.locator("#finals .said").first).to_have_text("hello wide world")
         await _recorded(page, 3.2)
         await _stop(page)
         assert await finals(page) == ["hello wide world", "and again"]
         seen = [text for text in await page.evaluate("window.seen") if text]
-        assert seen == ["hello", "hello wide", "hello wide world", "and", "and again"]
+        grew = [GROWTH.index(text) for text in seen]  # on a busy machine, not by every word
+        assert grew == sorted(grew)
+        assert len(set(grew)) >= 3
         assert await page.locator("#finals time").all_inner_texts() == ["0:00.5", "0:02.0"]
         words = page.locator("#finals .word")
         bands = [await words.nth(n).get_attribute("data-confidence") for n in range(5)]
@@ -82,7 +86,8 @@ async def test_a_partial_changes_and_its_final_stays_with_time_and_confidence(wa
 async def test_markup_in_a_transcript_is_shown_as_text(wav: Path) -> None:
     problems: list[str] = []
     markup = ("<img", "src=x", "onerror=alert(1)><script>alert(2)</script>")
-    utterances = (Utterance(markup, 0.2, 0.1), Utterance(markup, 1.0, 0.4))
+    partial = "<img src=x onerror=alert(4)>"
+    utterances = (Utterance(markup, 0.2, 0.1), Utterance((partial, *["and on"] * 500), 1.0, 0.4))
     async with (
         serve(Script(utterances=utterances, model="<b>model", notice="<img src=x onerror=alert(3)>")) as (
             _,
@@ -91,7 +96,7 @@ async def test_markup_in_a_transcript_is_shown_as_text(wav: Path) -> None:
         open_page(url, wav, problems=problems) as page,
     ):
         await _record(page, 2.0)
-        await expect(page.locator("#partial-text")).to_have_text("<img src=x")
+        await expect(page.locator("#partial-text")).to_contain_text(partial)
         assert await finals(page) == [" ".join(markup)]
         await expect(page.locator("#notice-text")).to_have_text("<img src=x onerror=alert(3)>")
         assert await page.locator("main img, main script, main b, header b").count() == 0
@@ -390,10 +395,10 @@ async def test_a_file_without_audio_is_refused_in_words(wav: Path) -> None:
 
 
 async def test_finals_are_announced_and_partials_are_not(wav: Path) -> None:
-    async with serve(Script(utterances=(HELLO,))) as (_, url), open_page(url, wav) as page:
-        await _record(page, 1.2)
-        await expect(page.locator("#partial-text")).not_to_be_empty()
-        await expect(page.locator("#announcer")).to_be_empty()
+    endless = Utterance(("more",) * 500, start=2.0)
+    async with serve(Script(utterances=(HELLO, endless))) as (_, url), open_page(url, wav) as page:
+        await _record(page, 2.5)
+        await expect(page.locator("#partial-text")).to_contain_text("more more")
         await expect(page.locator("#announcer")).to_have_text("hello wide world")
         assert await page.get_attribute("#announcer", "aria-live") == "polite"
         assert await page.locator("#partial, #partial *").evaluate_all(
