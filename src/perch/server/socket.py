@@ -26,12 +26,25 @@ class _Queue(WebSocketDataQueue):
 
     take: Take | None = None
     is_awaited = False
+    """Whether the reader waits, and everything that came before has been read. Taking a message out of a full queue
+    has more of them received in that very call: they are for its end."""
+    _queued = 0
 
     def feed_data(self, data: Any, size: int) -> None:
         if self.is_awaited and data[0] is WSMsgType.BINARY and self.take is not None and self.take(data[1]):
             return
         self.is_awaited = False
+        self._queued += 1
         super().feed_data(data, size)
+
+    async def read(self) -> Any:
+        self.is_awaited = not self._queued
+        try:
+            message = await super().read()
+        finally:
+            self.is_awaited = False
+        self._queued -= 1
+        return message
 
 
 class Socket(web.WebSocketResponse):
@@ -48,14 +61,7 @@ class Socket(web.WebSocketResponse):
 
     async def next_message(self) -> WSMessage:
         """The next message that was not handed over."""
-        queue = self._direct
-        if queue is None:
-            return await self.receive()
-        queue.is_awaited = True
-        try:
-            return await self.receive()
-        finally:
-            queue.is_awaited = False
+        return await self.receive()
 
     async def close(self, *, code: int = _CLOSE_NORMAL, message: bytes = b"", drain: bool = True) -> bool:
         if self.before_close is not None:
