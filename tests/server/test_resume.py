@@ -151,13 +151,19 @@ async def test_a_client_of_another_rate_goes_on_at_the_very_sample(
     assert finals(heard) == finals(undisturbed)
 
 
+async def cut_off_after_stop(at: Gateway) -> str:
+    """The token of a session whose client has said all, and then lost its connection."""
+    async with begun(at) as (socket, token):
+        await socket.send_bytes(SPEECH[BEGUN:])
+        await socket.send_json({"type": "stop"})
+        await lose(socket)
+    return token
+
+
 async def test_a_client_that_comes_back_may_stop_again() -> None:
     """It was cut off after its stop, and cannot know whether that was heard."""
     async with engine_over(SlowFinals()) as engine, gateway(client_of(engine.address)) as at:
-        async with begun(at) as (socket, token):
-            await socket.send_bytes(SPEECH[BEGUN:])
-            await socket.send_json({"type": "stop"})
-            await lose(socket)
+        token = await cut_off_after_stop(at)
         async with at.client.ws_connect(at.ws) as socket:
             await socket.send_json({"type": "resume", "token": token, "last_seq": 1})
             await socket.send_json({"type": "stop"})
@@ -168,10 +174,7 @@ async def test_a_client_that_comes_back_may_stop_again() -> None:
 
 async def test_the_end_is_told_to_a_client_that_was_cut_off_before_it() -> None:
     async with scripted_engine() as engine, gateway(client_of(engine.address)) as at:
-        async with begun(at) as (socket, token):
-            await socket.send_bytes(SPEECH[BEGUN:])
-            await socket.send_json({"type": "stop"})
-            await lose(socket)
+        token = await cut_off_after_stop(at)
         async with at.client.ws_connect(at.ws) as socket:
             await socket.send_json({"type": "resume", "token": token, "last_seq": 1})
             heard = Heard()

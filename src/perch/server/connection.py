@@ -150,7 +150,7 @@ class Connection:
             self._receive(command)
         self._socket.hand_over(self._take)
         while True:
-            message = await self._socket.next_message()
+            message = await self._socket.receive()
             if self._taken:
                 raise _TakenOver
             self._live.last_heard = time.monotonic()

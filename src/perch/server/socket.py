@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import aiohttp
-from aiohttp import WSMessage, WSMsgType, web
+from aiohttp import WSMsgType, web
 from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
 
 _CLOSE_NORMAL = 1000
@@ -55,13 +55,9 @@ class Socket(web.WebSocketResponse):
     _direct: _Queue | None = None
 
     def hand_over(self, take: Take) -> None:
-        """Give binary messages to ``take`` while ``next_message`` is awaited."""
+        """Give binary messages to ``take`` while ``receive`` waits for one."""
         if self._direct is not None:
             self._direct.take = take
-
-    async def next_message(self) -> WSMessage:
-        """The next message that was not handed over."""
-        return await self.receive()
 
     async def close(self, *, code: int = _CLOSE_NORMAL, message: bytes = b"", drain: bool = True) -> bool:
         if self.before_close is not None:

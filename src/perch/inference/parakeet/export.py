@@ -22,6 +22,7 @@ from perch.errors import BadConfig
 from perch.inference.parakeet.export_frugal import cache_shape, make_frugal, use_products
 from perch.inference.parakeet.nemo_checkpoint import (
     Decoder,
+    check_there,
     decoder_of,
     libraries,
     lookaheads_of,
@@ -59,8 +60,7 @@ def export(nemo_file: Path, folder: Path, *, chunk_ms: int | None, int8: bool, r
             exported like that.
         EngineFailed: The checkpoint is broken, or what came of it is.
     """
-    if not nemo_file.is_file():  # before what reads it is asked for
-        raise BadConfig(f"{nemo_file} is not there: give the path of a .nemo file.")
+    check_there(nemo_file)  # before what reads it is asked for
     if folder.exists():
         raise BadConfig(f"{folder} is there already: remove it or give another name.")
     torch, models = libraries()

@@ -37,6 +37,16 @@ def libraries() -> tuple[Any, Any]:
     return torch, models
 
 
+def check_there(file: Path) -> None:
+    """That there is a file to read, which takes no library to find out.
+
+    Raises:
+        BadConfig: There is none.
+    """
+    if not file.is_file():
+        raise BadConfig(f"{file} is not there: give the path of a .nemo file.")
+
+
 def restore(torch: Any, models: Any, file: Path, device: str) -> Any:
     """The model in ``file``, ready to recognise.
 
@@ -44,8 +54,7 @@ def restore(torch: Any, models: Any, file: Path, device: str) -> Any:
         BadConfig: There is no such file, or it holds something else than speech recognition.
         EngineFailed: The checkpoint is broken, or larger than memory.
     """
-    if not file.is_file():
-        raise BadConfig(f"{file} is not there: give the path of a .nemo file.")
+    check_there(file)
     if not tarfile.is_tarfile(file):
         raise EngineFailed(f"{file} is not a .nemo file, which is a tar archive: download it again.")
     try:
