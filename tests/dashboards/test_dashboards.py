@@ -83,8 +83,11 @@ async def gateway(*engines: str) -> AsyncIterator[str]:
         yield address
 
 
-async def speak(address: str, *, pace_s: float = 0.02) -> str:
-    """One session; how it ended."""
+async def speak(address: str, together: asyncio.Barrier | None = None) -> str:
+    """One session at the pace of speech; how it ended.
+
+    ``together`` is met when the engine has answered, and again before the session goes on.
+    """
     async with aiohttp.ClientSession() as http:
         try:
             socket = await http.ws_connect(address + STREAM_PATH)
@@ -93,7 +96,12 @@ async def speak(address: str, *, pace_s: float = 0.02) -> str:
         async with socket:
             for frame in cut(SPEECH):
                 await socket.send_bytes(frame)
-                await asyncio.sleep(pace_s)
+                await asyncio.sleep(0.1)
+            if together is not None:
+                while (await socket.receive_json())["type"] != "partial":
+                    pass
+                await together.wait()
+                await together.wait()
             await socket.send_json({"type": "stop"})
             last = ""
             async for message in socket:
@@ -148,28 +156,36 @@ async def test_every_panel_shows_something_and_a_dead_engine_pages(tmp_path: Pat
             }
             await _all_answer(prometheus, queries, address)
             assert "PerchEngineDown" not in await prometheus.firing(), "the second engine still serves"
-            await second.stop(0)
+            assert await _interrupted(address, partial(second.stop, 0)) == {"error"}
             expected = {"PerchEngineDown", "PerchSessionsFailing", "PerchEngineLeftAlone"}
 
             async def all_fire() -> bool:
                 return expected <= await prometheus.firing()
 
-            await eventually(all_fire, "alerts", partial(_session_that_fails, address))
+            await eventually(all_fire, "alerts", partial(speak, address))
 
 
 async def _load(address: str, kill: Callable[[float], Coroutine[Any, Any, None]]) -> None:
-    """Sessions of every fate: well, refused, resumed, failed over, failed."""
-    speaking = [asyncio.create_task(speak(address, pace_s=0.1)) for _ in range(SESSIONS)]
-    await asyncio.sleep(1.0)  # so that they speak while the engine dies
-    refused = await speak(address)
-    assert refused.startswith("refused 503"), refused
-    await kill(0)
-    assert set(await asyncio.gather(*speaking)) == {"done"}
+    """Sessions of every fate: well, refused, resumed, failed over."""
+
+    async def refuse_and_kill() -> None:
+        refused = await speak(address)
+        assert refused.startswith("refused 503"), refused
+        await kill(0)
+
+    assert await _interrupted(address, refuse_and_kill) == {"done"}
     await resume(address)
 
 
-async def _session_that_fails(address: str) -> None:
-    await speak(address, pace_s=0.0)
+async def _interrupted(address: str, by: Callable[[], Coroutine[Any, Any, None]]) -> set[str]:
+    """How as many sessions as the gateway takes end, when ``by`` happens while all of them are speaking."""
+    together = asyncio.Barrier(SESSIONS + 1)
+    async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
+        speaking = [group.create_task(speak(address, together)) for _ in range(SESSIONS)]
+        await together.wait()
+        await by()
+        await together.wait()
+    return {session.result() for session in speaking}
 
 
 async def _all_answer(prometheus: Prometheus, queries: dict[str, str], address: str) -> None:
@@ -184,6 +200,6 @@ async def _all_answer(prometheus: Prometheus, queries: dict[str, str], address: 
         return not missing.keys() - expected_empty
 
     try:
-        await eventually(shown, "panels", partial(_session_that_fails, address))
+        await eventually(shown, "panels", partial(speak, address))
     except TimeoutError:
         pytest.fail(f"panels without data: {sorted(missing)}")
