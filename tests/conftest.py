@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import logging
 import os
+import signal
 from collections.abc import AsyncIterator
 
 import pytest
@@ -18,6 +19,8 @@ os.environ.setdefault(
 settings.register_profile("perch", deadline=None)  # what an example takes is the machine's affair
 settings.load_profile("perch")
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; programs inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 logging.getLogger("grpc._cython.cygrpc").setLevel(logging.INFO)  # for the reason in perch.engine.server
 

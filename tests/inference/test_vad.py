@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import perch.inference.vad
 from inference.corpus import clips, needs_speech
 from inference.sounds import noise
 from perch.errors import EngineFailed
@@ -73,10 +74,12 @@ class SlowSession:
 
     def __init__(self) -> None:
         self.go = threading.Semaphore(0)
+        self.begun = threading.Semaphore(0)
         self.batches: list[int] = []
         self.threads: set[str] = set()
 
     def run(self, outputs: None, inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
+        self.begun.release()
         assert self.go.acquire(timeout=30)
         batch = len(inputs["input"])
         self.batches.append(batch)
@@ -88,14 +91,62 @@ async def test_streams_that_wait_during_one_batch_form_the_next() -> None:
     session = SlowSession()
     vad = SileroVad(session)
     calls = [asyncio.create_task(vad.detector().probabilities(bytes(FRAME * 2))) for _ in range(5)]
-    await asyncio.sleep(0)
+    assert await asyncio.to_thread(session.begun.acquire, timeout=30)
     calls += [asyncio.create_task(vad.detector().probabilities(bytes(FRAME * 2))) for _ in range(3)]
     session.go.release(9)
     await asyncio.gather(*calls)
-    assert sum(session.batches) == 8
-    assert len(session.batches) == 2
+    assert session.batches == [5, 3]
     assert threading.current_thread().name not in session.threads
     await vad.aclose()
+
+
+async def test_speech_waits_for_others_to_be_judged_with_and_faster_audio_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(perch.inference.vad, "EVERY", 3600.0)
+    session = SlowSession()
+    session.go.release(9)
+    vad = SileroVad(session)
+    one, other = vad.detector(), vad.detector()
+    await one.probabilities(bytes(FRAME * 2))
+    waits = asyncio.create_task(other.probabilities(bytes(FRAME * 2)))
+    done, _ = await asyncio.wait({waits}, timeout=0.05)
+    assert not done
+    await one.probabilities(
+        bytes(FRAME * 2)
+    )  # a frame is longer than that took: it is no speech as it is spoken
+    await waits
+    assert session.batches == [1, 2]
+    await vad.aclose()
+
+
+async def test_threads_judge_side_by_side() -> None:
+    session = SlowSession()
+    vad = SileroVad(session, threads=2)
+    first = asyncio.create_task(vad.detector().probabilities(bytes(FRAME * 2)))
+    assert await asyncio.to_thread(session.begun.acquire, timeout=30)
+    second = asyncio.create_task(vad.detector().probabilities(bytes(FRAME * 2)))
+    assert await asyncio.to_thread(session.begun.acquire, timeout=30), "the first is still being judged"
+    third = asyncio.create_task(vad.detector().probabilities(bytes(FRAME * 2)))
+    session.go.release(3)
+    for judged in await asyncio.gather(first, second, third):
+        assert judged == [0.0]
+    assert len(session.threads) == 2
+    await vad.aclose()
+
+
+async def test_who_waits_when_it_is_closed_is_told() -> None:
+    session = SlowSession()
+    vad = SileroVad(session)
+    judged = asyncio.create_task(vad.detector().probabilities(bytes(FRAME * 2)))
+    assert await asyncio.to_thread(session.begun.acquire, timeout=30)
+    waits = asyncio.create_task(vad.detector().probabilities(bytes(FRAME * 2)))
+    await asyncio.sleep(0)
+    session.go.release()
+    await vad.aclose()
+    assert await judged == [0.0]
+    with pytest.raises(EngineFailed):
+        await waits
 
 
 async def test_a_caller_who_leaves_does_not_disturb_the_others() -> None:

@@ -2,7 +2,7 @@
 
 A session costs 25 MB and a stream a few hundred floats, so there is one session and many states. The
 network takes a batch, so the frames that several streams have waiting at the same moment are judged
-together, on one thread that is not the event loop's.
+together, on a thread that is not the event loop's.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
+from math import inf
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -21,6 +22,13 @@ from perch.errors import EngineFailed
 
 FRAME = 512
 """Samples the network judges at a time; it was trained on no other number."""
+
+EVERY = 0.01
+"""Seconds between the starts of two batches, if all audio comes at the pace of speech: a frame costs two to
+three times as much alone as in a batch. Audio that comes faster, as a recording's does, is judged at once."""
+
+_CORES_PER_THREAD, _MOST_THREADS = 4, 4
+"""One thread judges about 500 streams in real time; where there are more streams, there are more cores."""
 
 _CONTEXT = 64
 _FULL_SCALE = 32768.0
@@ -53,12 +61,17 @@ class _Job:
 class SileroVad:
     """The shared network. Make it once per process, give each stream ``detector()``, then ``aclose()``."""
 
-    def __init__(self, session: _Session) -> None:
+    def __init__(self, session: _Session, *, threads: int = 1) -> None:
         self._session = session
         self._rate = np.array(RATE, np.int64)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="silero")
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="silero")
         self._waiting: list[_Job] = []
-        self._draining: asyncio.Task[None] | None = None
+        self._judging: set[asyncio.Task[None]] = set()
+        self._next: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        self._not_before = 0.0
+        self._hurried = False
         self._closed = False
 
     @classmethod
@@ -68,42 +81,69 @@ class SileroVad:
         Raises:
             EngineFailed: The model file is missing or is not what this code expects.
         """
-        return cls(_open_session())
+        cores = len(os.sched_getaffinity(0))
+        return cls(_open_session(), threads=min(_MOST_THREADS, max(1, cores // _CORES_PER_THREAD)))
 
     def detector(self) -> "SileroDetector":
         """A fresh detector for one stream."""
         return SileroDetector(self)
 
-    async def judge(self, frames: Floats, state: _State) -> tuple[list[float], _State]:
-        """The speech probability of each row of ``frames``, and the state after the last."""
+    async def judge(self, frames: Floats, state: _State, *, hurried: bool) -> tuple[list[float], _State]:
+        """The speech probability of each row of ``frames``, and the state after the last.
+
+        What is ``hurried`` does not wait for others to form a batch with.
+        """
         if self._closed:
             raise EngineFailed("The speech detector is closed.")
         job = _Job(frames, state, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
-        if self._draining is None:
-            self._draining = asyncio.create_task(self._drain(), name="silero")
+        self._hurried |= hurried
+        self._arrange()
         await job.done
         return job.probabilities, job.state
 
     async def aclose(self) -> None:
-        """Stop the thread. Detectors fail from here on."""
+        """Stop the threads. Detectors fail from here on."""
         self._closed = True
-        if self._draining is not None:
-            await asyncio.wait([self._draining])
-        self._thread.shutdown()
+        if self._next is not None:
+            self._next.cancel()
+        _fail(self._waiting, None)
+        if self._judging:
+            await asyncio.wait(self._judging)
+        self._pool.shutdown()
 
-    async def _drain(self) -> None:
-        """Judge batches until nobody waits. While one batch runs, the next gathers."""
+    def _arrange(self) -> None:
+        """See to it that those who wait are judged: when it is time, and a thread is free."""
+        if not self._waiting or len(self._judging) >= self._threads:
+            return
         loop = asyncio.get_running_loop()
-        while self._waiting:
-            batch, self._waiting = self._waiting, []
-            try:
-                await loop.run_in_executor(self._thread, self._run, batch)
-            except Exception as problem:  # noqa: BLE001 onnxruntime raises classes of its own making
-                _fail(batch, problem)
-            else:
-                _complete(batch)
-        self._draining = None
+        due = loop.time() if self._hurried else max(loop.time(), self._not_before)
+        if self._next is not None:
+            if self._due <= due:
+                return
+            self._next.cancel()
+        self._next, self._due = loop.call_at(due, self._begin), due
+
+    def _begin(self) -> None:
+        self._next, self._hurried = None, False
+        self._not_before = asyncio.get_running_loop().time() + EVERY
+        batch, self._waiting = self._waiting, []
+        judging = asyncio.create_task(self._judge(batch), name="silero")
+        self._judging.add(judging)
+        judging.add_done_callback(self._end)
+
+    def _end(self, judging: asyncio.Task[None]) -> None:
+        self._judging.discard(judging)
+        if not self._closed:
+            self._arrange()
+
+    async def _judge(self, batch: list[_Job]) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._pool, self._run, batch)
+        except Exception as problem:  # noqa: BLE001 onnxruntime raises classes of its own making
+            _fail(batch, problem)
+        else:
+            _complete(batch)
 
     def _run(self, batch: list[_Job]) -> None:
         """Step through the batch frame by frame; shorter jobs leave it early."""
@@ -126,6 +166,7 @@ class SileroDetector:
         self._vad = vad
         self._state = _State()
         self._partial = b""
+        self._judged_at = -inf
 
     @property
     def frame(self) -> int:
@@ -139,7 +180,10 @@ class SileroDetector:
         if not whole:
             return ()
         samples = np.frombuffer(pending, "<i2", whole // BYTES_PER_SAMPLE).astype(np.float32) / _FULL_SCALE
-        judged, self._state = await self._vad.judge(samples.reshape(-1, FRAME), self._state)
+        clock = asyncio.get_running_loop().time
+        hurried = clock() - self._judged_at < EVERY
+        judged, self._state = await self._vad.judge(samples.reshape(-1, FRAME), self._state, hurried=hurried)
+        self._judged_at = clock()
         return judged
 
 
@@ -149,7 +193,7 @@ def _complete(batch: list[_Job]) -> None:
             job.done.set_result(None)
 
 
-def _fail(batch: list[_Job], problem: Exception) -> None:
+def _fail(batch: list[_Job], problem: Exception | None) -> None:
     for job in batch:
         if not job.done.done():
             failure = EngineFailed("The speech detector failed.")

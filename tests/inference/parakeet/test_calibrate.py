@@ -56,7 +56,7 @@ def test_only_steps_on_whole_windows_are_timed(monkeypatch: pytest.MonkeyPatch, 
     assert timed == [[context + CHUNK] * 3]
 
 
-@pytest.mark.parametrize("most", [1, 2, 5, 64, 400])
+@pytest.mark.parametrize("most", [1, 2, 5, 64, 560])
 def test_as_many_as_may_be_are_tried(most: int) -> None:
     assert calibrate(Windowed(0, most=1_000), most=most, besides=0, report=lambda _: None) == most
 

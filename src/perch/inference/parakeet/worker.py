@@ -35,9 +35,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT = 1 << 30
 """Bytes of a piece of memory, or of all that is free, beyond which glibc gives it back."""
 _READ = 1 << 18
-_MOST_SLOTS = {"cpu": 64, "cuda": 400}
+_MOST_SLOTS = {"cpu": 64, "cuda": 560}
 """Tried at the most. On a GPU it is not the GPU that ends there, but the one core on which an engine's process
-receives the audio of its streams and looks for speech in it; ``--slots`` may say otherwise."""
+receives the audio of its streams, 1.5 ms for a second of each; ``--slots`` may say otherwise."""
 _RECORDINGS = {"cpu": 4, "cuda": 64}
 """Utterances of recordings at the same time. Enough to fill the device, few enough to keep a step short."""
 _PATIENCE = 8
