@@ -27,8 +27,9 @@ EVERY = 0.01
 """Seconds between the starts of two batches, if all audio comes at the pace of speech: a frame costs two to
 three times as much alone as in a batch. Audio that comes faster, as a recording's does, is judged at once."""
 
-_CORES_PER_THREAD, _MOST_THREADS = 4, 4
-"""One thread judges about 500 streams in real time; where there are more streams, there are more cores."""
+_CORES_PER_THREAD, _MOST_THREADS = 2, 8
+"""One thread judges 500 seconds of audio a second. More than eight are worth nothing: by then the event loop,
+which takes the audio in and the utterances out, has no time left."""
 
 _CONTEXT = 64
 _FULL_SCALE = 32768.0
