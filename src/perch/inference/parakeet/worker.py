@@ -143,8 +143,8 @@ class Worker:
         else:
             self._failures = 0
             batcher.succeeded()
-            for due, tokens in zip(dues, added, strict=True):
-                self._answer(due, tokens)
+            # In one piece: each that is sent wakes the engine, which has one core for all of them.
+            self._engine.sendall(b"".join(map(self._answer, dues, added)))
             return
         # Not in the handler: the failed step's memory is held for as long as its exception is.
         half = len(dues) // 2
@@ -160,15 +160,17 @@ class Worker:
             sys.stderr.flush()
             os._exit(_BROKEN)  # not sys.exit: what a broken driver does at exit may hang
 
-    def _answer(self, due: Due, tokens: list[Token]) -> None:
+    def _answer(self, due: Due, tokens: list[Token]) -> bytes:
+        """What there is to say of a piece."""
         utterance = self._utterances[due.key]
         utterance.tokens += tokens
         if due.last:
             final = recognition(utterance.tokens, samples=utterance.samples, times=self._facts.word_times)
             self._forget(due.key)
-            self._send(wire.FINAL, due.key, wire.pack(final))
-        elif not utterance.is_recorded and not self._batcher.is_ready(due.key):
-            self._send(wire.TEXT, due.key, text_of(utterance.tokens).encode())
+            return wire.message(wire.FINAL, due.key, wire.pack(final))
+        if utterance.is_recorded or self._batcher.is_ready(due.key):
+            return b""
+        return wire.message(wire.TEXT, due.key, text_of(utterance.tokens).encode())
 
     def _fail(self, key: int, problem: Exception) -> None:
         self._forget(key)
