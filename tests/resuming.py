@@ -51,7 +51,7 @@ class ResumingClient:
             async for message in socket:
                 event = message.json()
                 self._receive(event)
-                if event["type"] == "ready" and sending is None:
+                if event["type"] == "ready" and event["resume"]["token"] == self.token and sending is None:
                     sending = asyncio.create_task(self._send(socket, self._position(event)))
         finally:
             if sending is not None:
@@ -71,6 +71,8 @@ class ResumingClient:
     def _receive(self, event: dict[str, Any]) -> None:
         check_event(event)
         assert event["type"] != "error" or event["code"] == "going_away", event
+        if event["type"] == "ready" and self.token not in {None, event["resume"]["token"]}:
+            return  # of the session that began because ``resume`` was long on its way
         assert event["seq"] > self.last_seq, "an event came twice, or out of order"
         self.last_seq = event["seq"]
         self.heard.events.append(event)

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import socket as socket_module
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from perch.core.messages import Backend
 from perch.server.config import AdmissionConfig, GatewayConfig, ResumeConfig
 from perch.server.dialects import STREAM_PATH
 from perch.server.lifecycle import drain
+from perch.server.live import LiveSession
+from perch.server.resume import Resumption
 from relays import relay
 from resuming import ResumingClient, finals
 from server.test_stream import mulaw_8k
@@ -31,6 +34,8 @@ SPEECH = tone_speech(*SENTENCES)
 BEGUN = 32_000
 SESSIONS = 10
 CUTS = 200
+GRACE_S = 0.05
+"""What a client may say nothing for before its session begins as if it had said how."""
 
 
 def client_of(address: str) -> RivaASRClient:
@@ -254,6 +259,54 @@ async def test_a_gateway_can_be_told_to_keep_nothing() -> None:
     async with gateway(MockASRClient(), GatewayConfig(resume=ResumeConfig(ttl_s=0))) as at:
         heard = await transcribe(at, cut(bytes(3200)), start={})
         assert heard.of("ready")[0]["resume"] is None
+
+
+async def test_a_session_that_takes_long_to_find_is_the_only_one_that_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    claim = Resumption.claim
+
+    async def claim_later(*args: Any) -> LiveSession:
+        await asyncio.sleep(10 * GRACE_S)
+        return await claim(*args)
+
+    monkeypatch.setattr(Resumption, "claim", claim_later)
+    async with gateway(MockASRClient(), GatewayConfig(start_grace_s=GRACE_S)) as at:
+        token = await parked(at)
+        assert (await resume(at, token))["resume"]["token"] == token
+
+
+async def test_what_was_said_in_time_is_heard_by_a_gateway_that_was_busy() -> None:
+    async with gateway(MockASRClient(), GatewayConfig(start_grace_s=GRACE_S)) as at:
+        token = await parked(at)
+        async with at.client.ws_connect(at.ws) as socket:
+            await socket.send_json({"type": "resume", "token": token, "last_seq": 1})
+            time.sleep(2 * GRACE_S)  # noqa: ASYNC251 - the gateway has this loop too
+            while (event := await next_event(socket))["type"] != "ready":
+                pass
+            assert event["resume"]["token"] == token
+
+
+async def test_who_resumes_late_takes_the_place_of_the_session_that_began_meanwhile() -> None:
+    async with gateway(MockASRClient(), GatewayConfig(start_grace_s=GRACE_S)) as at:
+        token = await parked(at)
+        async with at.client.ws_connect(at.ws) as socket:
+            other = await next_event(socket)
+            assert other["resume"]["token"] != token
+            await socket.send_json({"type": "resume", "token": token, "last_seq": 1})
+            while (event := await next_event(socket)).get("resume", {}).get("token") != token:
+                pass
+            assert event["type"] == "ready"
+            assert set(at.parts.observers.streams) == {event["stream_id"]}
+            await socket.send_json({"type": "stop"})
+            while (await next_event(socket))["type"] != "done":
+                pass
+        assert (await resume(at, other["resume"]["token"]))["code"] == "resume_unknown"
+        async with asyncio.timeout(30):
+            await at.parts.sessions.wait_empty()
+        text = at.parts.metrics.render()[0].decode()
+        assert "\nperch_sessions_active 0.0\n" in text
+        assert 'perch_sessions_closed_total{outcome="cancelled"} 1.0' in text
 
 
 async def test_resume_must_come_first() -> None:

@@ -71,17 +71,18 @@ class Connection:
         self._aborted: asyncio.Future[errors.PerchError] = asyncio.get_running_loop().create_future()
         self._explained: errors.PerchError | None = None
         self._taken = False
+        self._grace: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Serve the session for as long as it is on this socket; only cancellation is raised."""
         self._socket.before_close = self._explain_close
         self._live.attach(self._writer.flush, self._give_up)
-        grace = asyncio.get_running_loop().call_later(self._start_grace_s, self._start_by_default)
+        self._give_grace()
         outcome: str | None = "cancelled"
         try:
             outcome = await self._until_outcome()
         finally:
-            grace.cancel()
+            self._end_grace()
             self._writer.cancel()
             self._aborted.cancel()
             if outcome is not None and not self._taken:
@@ -213,21 +214,38 @@ class Connection:
                 live.receive(self._protocol.implicit_start())
         live.receive(command)
 
+    def _give_grace(self) -> None:
+        """Let the client say first how it wants its session; one that waits for ``ready`` says nothing."""
+        self._grace = asyncio.get_running_loop().call_later(self._start_grace_s, self._start_by_default)
+
+    def _end_grace(self) -> None:
+        if self._grace is not None:
+            self._grace.cancel()
+
     def _start_by_default(self) -> None:
-        if self._live.session.state is State.NEW:
-            try:
-                self._receive(self._protocol.implicit_start())
-            except errors.PerchError as error:
-                self.abort(error)
+        if self._live.session.state is not State.NEW:
+            return
+        if self._socket.has_unread:  # where this process was busy, it may be that which the client asks for
+            self._give_grace()
+            return
+        try:
+            self._receive(self._protocol.implicit_start())
+        except errors.PerchError as error:
+            self.abort(error)
 
     async def _resume(self, command: Resume) -> None:
         """Put another session, which the client was on before, in the place of the new one."""
         new = self._live
         if not new.session.is_untouched:
             raise errors.BadMessage("resume must be the first message; open another connection for it.")
+        self._end_grace()
         live = await self._resumption.claim(command.token, new)
         self._live = live
-        new.drop()
+        if new.has_begun:
+            self._resumption.remove(new)
+            await new.aclose("cancelled")
+        else:
+            new.drop()
         self._protocol.resumed(live.stream_id, live.session.config)
         self._writer.switch(live.session.outbox, live.sent)
         live.attach(self._writer.flush, self._give_up)

@@ -28,22 +28,22 @@ class _Queue(WebSocketDataQueue):
     is_awaited = False
     """Whether the reader waits, and everything that came before has been read. Taking a message out of a full queue
     has more of them received in that very call: they are for its end."""
-    _queued = 0
+    unread = 0
 
     def feed_data(self, data: Any, size: int) -> None:
         if self.is_awaited and data[0] is WSMsgType.BINARY and self.take is not None and self.take(data[1]):
             return
         self.is_awaited = False
-        self._queued += 1
+        self.unread += 1
         super().feed_data(data, size)
 
     async def read(self) -> Any:
-        self.is_awaited = not self._queued
+        self.is_awaited = not self.unread
         try:
             message = await super().read()
         finally:
             self.is_awaited = False
-        self._queued -= 1
+        self.unread -= 1
         return message
 
 
@@ -53,6 +53,11 @@ class Socket(web.WebSocketResponse):
     before_close: Callable[[int], None] | None = None
     """Called with the code before aiohttp closes over a frame it cannot take."""
     _direct: _Queue | None = None
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether a message has come that ``receive`` has not returned yet."""
+        return self._direct is not None and self._direct.unread > 0
 
     def hand_over(self, take: Take) -> None:
         """Give binary messages to ``take`` while ``receive`` waits for one."""
