@@ -41,8 +41,15 @@ class Server:
 @asynccontextmanager
 async def engine() -> AsyncIterator[Server]:
     """A Riva-compatible engine that recognises tone words at next to no cost."""
-    arguments = ("engine", "--recogniser", "scripted", "--port", "0", "--grace", "1")
-    async with _serving(arguments, re.compile(r"listening on (\S+:\d+)"), {}) as server:
+    async with engine_of("--recogniser", "scripted") as server:
+        yield server
+
+
+@asynccontextmanager
+async def engine_of(*arguments: str) -> AsyncIterator[Server]:
+    """An engine with these arguments."""
+    ready = re.compile(r"listening on (\S+:\d+)")
+    async with _serving(("engine", "--port", "0", "--grace", "1", *arguments), ready, {}) as server:
         yield server
 
 

@@ -13,7 +13,7 @@ import perch.inference.vad
 from inference.corpus import clips, needs_speech
 from inference.sounds import noise
 from perch.errors import EngineFailed
-from perch.inference.vad import FRAME, SileroDetector, SileroVad
+from perch.inference.vad import COMPANY, FRAME, SileroDetector, SileroVad
 
 
 @pytest.fixture
@@ -100,23 +100,24 @@ async def test_streams_that_wait_during_one_batch_form_the_next() -> None:
     await vad.aclose()
 
 
-async def test_speech_waits_for_others_to_be_judged_with_and_faster_audio_does_not(
+async def test_where_many_speak_they_wait_for_each_other_and_faster_audio_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(perch.inference.vad, "EVERY", 3600.0)
     session = SlowSession()
     session.go.release(9)
     vad = SileroVad(session)
-    one, other = vad.detector(), vad.detector()
-    await one.probabilities(bytes(FRAME * 2))
-    waits = asyncio.create_task(other.probabilities(bytes(FRAME * 2)))
+    many, other = [vad.detector() for _ in range(COMPANY)], vad.detector()
+    for _ in range(2):
+        await other.probabilities(bytes(FRAME * 2))
+    await asyncio.gather(*(one.probabilities(bytes(FRAME * 2)) for one in many))
+    waits = asyncio.create_task(vad.detector().probabilities(bytes(FRAME * 2)))
     done, _ = await asyncio.wait({waits}, timeout=0.05)
     assert not done
-    await one.probabilities(
-        bytes(FRAME * 2)
-    )  # a frame is longer than that took: it is no speech as it is spoken
+    # A frame lasts longer than it has been: this is no speech as it is spoken.
+    await many[0].probabilities(bytes(FRAME * 2))
     await waits
-    assert session.batches == [1, 2]
+    assert session.batches == [1, 1, COMPANY, 2]
     await vad.aclose()
 
 

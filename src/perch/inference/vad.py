@@ -24,8 +24,11 @@ FRAME = 512
 """Samples the network judges at a time; it was trained on no other number."""
 
 EVERY = 0.01
-"""Seconds between the starts of two batches, if all audio comes at the pace of speech: a frame costs two to
-three times as much alone as in a batch. Audio that comes faster, as a recording's does, is judged at once."""
+"""Seconds between the starts of two batches while there is company to wait for: a frame costs two to three times
+as much alone as in a batch. Audio that comes faster than speech, as a recording's does, is judged at once."""
+
+COMPANY = 3
+"""Streams in a batch that make it worth to wait for the next one."""
 
 _CORES_PER_THREAD, _MOST_THREADS = 2, 8
 """One thread judges 500 seconds of audio a second. More than eight are worth nothing: by then the event loop,
@@ -34,6 +37,7 @@ which takes the audio in and the utterances out, has no time left."""
 _CONTEXT = 64
 _FULL_SCALE = 32768.0
 
+Samples = npt.NDArray[np.int16]
 Floats = npt.NDArray[np.float32]
 
 
@@ -53,7 +57,7 @@ class _State:
 class _Job:
     """Consecutive frames of one stream, and who waits for their probabilities."""
 
-    frames: Floats
+    frames: Samples
     state: _State
     done: asyncio.Future[None]
     probabilities: list[float] = field(default_factory=list)
@@ -69,6 +73,7 @@ class SileroVad:
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="silero")
         self._waiting: list[_Job] = []
         self._judging: set[asyncio.Task[None]] = set()
+        self._busy = 0
         self._next: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._not_before = 0.0
@@ -89,7 +94,7 @@ class SileroVad:
         """A fresh detector for one stream."""
         return SileroDetector(self)
 
-    async def judge(self, frames: Floats, state: _State, *, hurried: bool) -> tuple[list[float], _State]:
+    async def judge(self, frames: Samples, state: _State, *, hurried: bool) -> tuple[list[float], _State]:
         """The speech probability of each row of ``frames``, and the state after the last.
 
         What is ``hurried`` does not wait for others to form a batch with.
@@ -113,51 +118,70 @@ class SileroVad:
             await asyncio.wait(self._judging)
         self._pool.shutdown()
 
-    def _arrange(self) -> None:
-        """See to it that those who wait are judged: when it is time, and a thread is free."""
-        if not self._waiting or len(self._judging) >= self._threads:
+    def _arrange(self, *, gathered: bool = False) -> None:
+        """See to it that those who wait are judged: when it is time, and a thread is free.
+
+        Unless they are ``gathered``, those who come in the same turn of the loop are waited for.
+        """
+        if not self._waiting or self._busy >= self._threads:
             return
-        loop = asyncio.get_running_loop()
-        due = loop.time() if self._hurried else max(loop.time(), self._not_before)
+        now = asyncio.get_running_loop().time()
+        due = now if self._hurried else max(now, self._not_before)
         if self._next is not None:
             if self._due <= due:
                 return
             self._next.cancel()
-        self._next, self._due = loop.call_at(due, self._begin), due
+        if gathered and due <= now:
+            self._begin()
+        else:
+            self._next, self._due = asyncio.get_running_loop().call_at(due, self._begin), due
 
     def _begin(self) -> None:
         self._next, self._hurried = None, False
-        self._not_before = asyncio.get_running_loop().time() + EVERY
         batch, self._waiting = self._waiting, []
+        if len(batch) >= COMPANY:
+            self._not_before = asyncio.get_running_loop().time() + EVERY
+        self._busy += 1
         judging = asyncio.create_task(self._judge(batch), name="silero")
         self._judging.add(judging)
-        judging.add_done_callback(self._end)
-
-    def _end(self, judging: asyncio.Task[None]) -> None:
-        self._judging.discard(judging)
-        if not self._closed:
-            self._arrange()
+        judging.add_done_callback(self._judging.discard)
 
     async def _judge(self, batch: list[_Job]) -> None:
+        problem: Exception | None = None
         try:
             await asyncio.get_running_loop().run_in_executor(self._pool, self._run, batch)
-        except Exception as problem:  # noqa: BLE001 onnxruntime raises classes of its own making
-            _fail(batch, problem)
-        else:
+        except Exception as raised:  # noqa: BLE001 onnxruntime raises classes of its own making
+            problem = raised
+        self._busy -= 1
+        if not self._closed:
+            # First: the thread has its next batch while the loop sees to the answers of this one.
+            self._arrange(gathered=True)
+        if problem is None:
             _complete(batch)
+        else:
+            _fail(batch, problem)
 
     def _run(self, batch: list[_Job]) -> None:
         """Step through the batch frame by frame; shorter jobs leave it early."""
-        for step in range(max(len(job.frames) for job in batch)):
-            self._step([job for job in batch if step < len(job.frames)], step)
-
-    def _step(self, jobs: list[_Job], step: int) -> None:
-        samples = np.stack([np.concatenate((job.state.context, job.frames[step])) for job in jobs])
-        cells = np.stack([job.state.cells for job in jobs], axis=1)
-        judged, after = self._session.run(None, {"input": samples, "state": cells, "sr": self._rate})
-        for index, job in enumerate(jobs):
-            job.probabilities.append(float(judged[index, 0]))
-            job.state = _State(after[:, index], samples[index, -_CONTEXT:])
+        batch = sorted(batch, key=lambda job: len(job.frames), reverse=True)
+        lengths = [len(job.frames) for job in batch]
+        frames = np.zeros((lengths[0], len(batch), FRAME), np.float32)
+        for index, job in enumerate(batch):
+            frames[: lengths[index], index] = job.frames
+        frames /= _FULL_SCALE
+        context = np.stack([job.state.context for job in batch])
+        cells = np.stack([job.state.cells for job in batch], axis=1)
+        for step, samples in enumerate(frames):
+            going = sum(length > step for length in lengths)
+            heard = np.concatenate((context[:going], samples[:going]), axis=1)
+            judged, cells[:, :going] = self._session.run(
+                None, {"input": heard, "state": cells[:, :going], "sr": self._rate}
+            )
+            context[:going] = heard[:, -_CONTEXT:]
+            for job, probability in zip(batch, judged[:, 0].tolist(), strict=False):
+                job.probabilities.append(probability)
+        for index, job in enumerate(batch):
+            job.state = _State(cells[:, index].copy(), context[index].copy())
 
 
 class SileroDetector:
@@ -180,10 +204,10 @@ class SileroDetector:
         self._partial = pending[whole:]
         if not whole:
             return ()
-        samples = np.frombuffer(pending, "<i2", whole // BYTES_PER_SAMPLE).astype(np.float32) / _FULL_SCALE
+        frames = np.frombuffer(pending, "<i2", whole // BYTES_PER_SAMPLE).reshape(-1, FRAME)
         clock = asyncio.get_running_loop().time
         hurried = clock() - self._judged_at < EVERY
-        judged, self._state = await self._vad.judge(samples.reshape(-1, FRAME), self._state, hurried=hurried)
+        judged, self._state = await self._vad.judge(frames, self._state, hurried=hurried)
         self._judged_at = clock()
         return judged
 

@@ -37,7 +37,7 @@ _KEPT = 1 << 30
 _READ = 1 << 18
 _MOST_SLOTS = {"cpu": 64, "cuda": 560}
 """Tried at the most. On a GPU it is not the GPU that ends there, but the one core on which an engine's process
-receives the audio of its streams, 1.5 ms for a second of each; ``--slots`` may say otherwise."""
+receives the audio of its streams, 1.3 ms for a second of each; ``--slots`` may say otherwise."""
 _RECORDINGS = {"cpu": 4, "cuda": 64}
 """Utterances of recordings at the same time. Enough to fill the device, few enough to keep a step short."""
 _PATIENCE = 8
