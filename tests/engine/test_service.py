@@ -250,11 +250,11 @@ async def test_a_full_engine_refuses_the_next_stream_and_says_when_to_come_again
 
 
 async def test_an_idle_sequence_is_forgotten_as_triton_forgets_it_if_so_configured() -> None:
-    async with scripted_engine(idle_sequence_s=0.05) as server, stub_of(server) as stub:
+    async with scripted_engine(idle_sequence_s=0.5) as server, stub_of(server) as stub:
         conversation = Conversation(stub)
         await conversation.configure()
         await conversation.speak(SILENCE)
-        await asyncio.sleep(0.2)  # the idleness itself
+        await asyncio.sleep(0.7)  # the idleness itself
         await conversation.call.write(*audio_requests(SILENCE))
         code, details = await conversation.outcome()
     assert code is INVALID
