@@ -103,6 +103,7 @@ async def test_interrupted_it_reports_what_it_knows(tones: Path) -> None:
         (("--model", ".", "--backend", "whisper"), "sherpa-onnx, transformers"),
         (("--model", ".", "--backend", "tones", "--audio", "/nowhere.wav"), "/nowhere.wav"),
         (("--model", ".", "--backend", "tones", "--streams", "1,0"), "at least 1"),
+        (("--model", ".", "--backend", "tones", "--beside", "nemo"), "onnx-asr"),
     ],
 )
 async def test_what_cannot_be_measured_is_refused_in_words(arguments: Sequence[str], message: str) -> None:
@@ -110,6 +111,39 @@ async def test_what_cannot_be_measured_is_refused_in_words(arguments: Sequence[s
     assert (status, said) == (2, "")
     assert message in progress
     assert "Traceback" not in progress
+
+
+async def test_another_library_may_be_the_one_beside_it(tmp_path: Path) -> None:
+    pytest.importorskip("onnx_asr", reason="onnx-asr is not installed")
+    pytest.importorskip("sherpa_onnx", reason="sherpa-onnx is not installed")
+    from inference.parakeet import tiny_onnx
+
+    folder = tiny_onnx.build_tdt(tmp_path / "model", metadata={"normalize_type": "per_feature"})
+    with wave.open(str(tmp_path / "said.wav"), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes((tiny_onnx.say("alpha delta") * 32_767).astype("<i2").tobytes())
+    written = tmp_path / "bench.json"
+    status, said, progress = await bench(
+        *(
+            "--model",
+            folder,
+            "--audio",
+            tmp_path,
+            "--json",
+            written,
+            "--beside",
+            "onnx-asr",
+            "--device",
+            "cpu",
+        ),
+        *("--seconds", 1, "--rounds", 1, "--streams", 1, "--offline", "--files", 2),
+    )
+    assert status == 0, progress
+    found = json.loads(written.read_text())
+    assert "onnx_asr" in found["plain_loop"]
+    assert found["steps"][0]["plain"]["throughput"] > 0
+    assert found["offline"]["plain"] > 0
+    assert "the plain loop" in said
 
 
 async def test_both_sides_hear_the_same_words_of_a_real_library(tmp_path: Path) -> None:

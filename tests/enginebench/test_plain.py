@@ -158,6 +158,51 @@ async def test_sherpa_alone_in_its_process_hears_the_words(tmp_path: Path, kind:
     assert flat.cpu_s > 0
 
 
+@pytest.mark.parametrize("kind", ["tdt", "ctc"])
+async def test_onnx_asr_hears_what_sherpa_hears_in_the_same_files(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("onnx_asr", reason="onnx-asr is not installed")
+    pytest.importorskip("sherpa_onnx", reason="sherpa-onnx is not installed")
+    from inference.parakeet import tiny_onnx
+
+    # As every Parakeet has its features, and onnx-asr always makes them. The tiny models mishear them alike.
+    folder = getattr(tiny_onnx, f"build_{kind}")(tmp_path, metadata={"normalize_type": "per_feature"})
+    said = [(tiny_onnx.say(words) * 32_767).astype("<i2").tobytes() for words in ("alpha bravo", "delta")]
+    heard = []
+    for library in ("onnx-asr", "sherpa-onnx"):
+        process = await PlainProcess.start(Spec(library, options(folder), 0, said))
+        try:
+            told = await process.run(Order("offline", 2))
+            flat = await process.run(Order("flat_out", 2, 0.2))
+        finally:
+            await process.aclose()
+        assert {one.text for one in flat.said} == {one.text for one in told.said}
+        heard.append([(one.text, one.tokens) for one in told.said])
+    assert heard[0] == heard[1]
+    assert heard[0][0][0]
+
+
+async def test_onnx_asr_joins_the_parts_of_a_transducer(tmp_path: Path) -> None:
+    """It takes up to ten tokens of a frame, sherpa-onnx one: so the words begin alike, and no more."""
+    pytest.importorskip("onnx_asr", reason="onnx-asr is not installed")
+    from inference.parakeet import tiny_onnx
+
+    said = (tiny_onnx.say("alpha bravo") * 32_767).astype("<i2").tobytes()
+    process = await PlainProcess.start(Spec("onnx-asr", options(tiny_onnx.build_rnnt(tmp_path)), 0, [said]))
+    try:
+        told = await process.run(Order("offline", 1))
+    finally:
+        await process.aclose()
+    assert told.said[0].text.startswith("Alpha bravo")
+
+
+async def test_onnx_asr_knows_no_streams(tmp_path: Path) -> None:
+    pytest.importorskip("onnx_asr", reason="onnx-asr is not installed")
+    from inference.parakeet import tiny_onnx
+
+    with pytest.raises(BadConfig, match="whole utterances"):
+        await PlainProcess.start(Spec("onnx-asr", options(tiny_onnx.build_streaming(tmp_path)), 2560, []))
+
+
 async def test_a_plain_loop_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match="tones"):
         await PlainProcess.start(Spec("tones", options(tmp_path), 0, []))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from perch.cli.engine import add_model_arguments, options_of
 from perch.cli.numbers import count, counts, positive
+from perch.core.extras import how_to_install
 from perch.errors import BadConfig, PerchError
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 ABOUT = "live streams that a model carries on this machine, beside its library's plain loop"
 
 _STREAMS = [1, 2, 4, 6]
+_EXTRAS = {"sherpa-onnx": "onnx", "transformers": "transformers", "onnx-asr": "onnx-asr"}
+"""Which of Perch's brings the library of a plain loop."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="measure the library's own loop, one stream after the other, beside it (default: yes)",
+    )
+    parser.add_argument(
+        "--beside",
+        metavar="LIBRARY",
+        default="",
+        help="whose loop that is (default: of the library that runs the model; onnx-asr takes the same ONNX files, "
+        "if they are of a model for whole utterances)",
     )
     parser.add_argument("--offline", action="store_true", help="measure recordings as well, many at once")
     parser.add_argument(
@@ -144,8 +154,13 @@ def _tell_all(args: argparse.Namespace, plan: "Plan", found: "Campaign", here: d
 def _plan(args: argparse.Namespace) -> "Plan":
     from perch.enginebench import clips
     from perch.enginebench.campaign import Plan
+    from perch.enginebench.plain import LIBRARIES, has_loop
     from perch.inference.parakeet.backends import backend_of
 
+    if args.beside and args.beside not in LIBRARIES:
+        raise BadConfig(f"--beside is {args.beside}; there are loops of {', '.join(LIBRARIES)}.")
+    if args.beside and not has_loop(args.beside):
+        raise BadConfig(f"{args.beside} is not installed: {how_to_install(_EXTRAS[args.beside])}")
     if args.model is None:
         raise BadConfig("--model PATH is missing: the folder with the weights to measure.")
     options = options_of(args)
@@ -157,6 +172,7 @@ def _plan(args: argparse.Namespace) -> "Plan":
         seconds=args.seconds,
         rounds=args.rounds,
         plain=args.plain,
+        beside=args.beside,
         files=args.files if args.offline else 0,
     )
 

@@ -53,6 +53,8 @@ class Plan:
     rounds: int = 2
     """In which both sides take turns, so that what else the machine does hits both."""
     plain: bool = True
+    beside: str = ""
+    """The library of the plain loop; the model's own if none is named."""
     files: int = 0
     """Recordings at once; 0 leaves them out."""
 
@@ -178,10 +180,11 @@ class _Runner:
         self._tell = tell
         self._clips: list[bytes] = []
         self._slots = 1
+        self._library = plan.beside or plan.backend
         if not plan.plain:
             campaign.no_plain = "It was not asked for."
-        elif not has_loop(plan.backend):
-            campaign.no_plain = f"There is none of {plan.backend} here."
+        elif not has_loop(self._library):
+            campaign.no_plain = f"There is none of {self._library} here."
 
     async def calibrate(self) -> None:
         """Find out what an engine would: what the model is, and how many slots it gives it."""
@@ -277,7 +280,7 @@ class _Runner:
     async def _plain(self) -> PlainProcess | None:
         if self._campaign.no_plain:
             return None
-        spec = Spec(self._plan.backend, self._plan.options, self._campaign.chunk, self._clips)
+        spec = Spec(self._library, self._plan.options, self._campaign.chunk, self._clips)
         try:
             plain = await PlainProcess.start(spec)
         except BadConfig as problem:

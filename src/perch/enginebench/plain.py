@@ -75,7 +75,10 @@ class Spec:
 _LOOPS = {
     "sherpa-onnx": "perch.enginebench.plain_sherpa",
     "transformers": "perch.enginebench.plain_transformers",
+    "onnx-asr": "perch.enginebench.plain_onnx_asr",
 }
+LIBRARIES = tuple(_LOOPS)
+"""Those that have a plain loop."""
 
 
 def has_loop(library: str) -> bool:
