@@ -141,6 +141,7 @@ async def test_another_library_may_be_the_one_beside_it(tmp_path: Path) -> None:
     assert status == 0, progress
     found = json.loads(written.read_text())
     assert "onnx_asr" in found["plain_loop"]
+    assert "onnx-asr 0." in found["machine"]["software"]
     assert found["steps"][0]["plain"]["throughput"] > 0
     assert found["offline"]["plain"] > 0
     assert "the plain loop" in said

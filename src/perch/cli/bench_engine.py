@@ -96,7 +96,7 @@ async def _measure(args: argparse.Namespace, plan: "Plan") -> int:
     from perch.enginebench import campaign as bench
     from perch.enginebench.machine import machine
 
-    found, here = bench.Campaign(), machine(plan.backend)
+    found, here = bench.Campaign(), machine(plan.backend, plan.beside)
     status = await _until_interrupted(plan, found)
     if found.capabilities is None:
         print(f"perch bench engine: {found.ended}", file=sys.stderr)
