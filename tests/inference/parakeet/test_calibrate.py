@@ -1,6 +1,8 @@
 """How many streams a model carries: what is tried, and what ends the trials."""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -59,6 +61,38 @@ def test_only_steps_on_whole_windows_are_timed(monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize("most", [1, 2, 5, 64, 560])
 def test_as_many_as_may_be_are_tried(most: int) -> None:
     assert calibrate(Windowed(0, most=1_000), most=most, besides=0, report=lambda _: None) == most
+
+
+class Whole(Windowed):
+    """Takes whole utterances, and so many seconds for each of a step."""
+
+    def __init__(self, each_s: float) -> None:
+        super().__init__(0)
+        self.facts = replace(self.facts, mode="vad-segmented", chunk=0)
+        self.each_s = each_s
+        self.now = 0.0
+        self.steps: list[int] = []
+
+    def step(self, pieces: Sequence[Piece]) -> list[list[Token]]:
+        self.now += self.each_s * len(pieces)
+        self.steps.append(len(pieces))
+        return super().step(pieces)
+
+
+@pytest.mark.parametrize(
+    ("each_s", "streams", "steps"),
+    [
+        (0.2, 15, {1: 4, 2: 4, 4: 4, 8: 2, 16: 2}),
+        (0.17, 17, {1: 4, 2: 4, 4: 4, 8: 3, 16: 2}),  # 32 would take 5.4 s, and 3 is the limit
+    ],
+)
+def test_no_more_time_is_spent_than_it_takes_to_know(
+    monkeypatch: pytest.MonkeyPatch, each_s: float, streams: int, steps: dict[int, int]
+) -> None:
+    model = Whole(each_s)
+    monkeypatch.setattr(calibration, "perf_counter", lambda: model.now)
+    assert calibrate(model, most=64, besides=0, report=lambda _: None) == streams
+    assert Counter(model.steps) == steps
 
 
 def test_a_librarys_own_limit_is_one_for_the_streams() -> None:

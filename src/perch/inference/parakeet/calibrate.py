@@ -22,6 +22,11 @@ WHOLE = 5 * RATE
 """Samples of the utterances tried where an utterance is one piece."""
 
 _TIMED_STEPS = 3
+_TIMED_S = 3.0
+"""Of whole utterances, which take seconds, only as many steps are timed as fit into this; one at least."""
+
+_FAR = 1.5
+"""What is foreseen to take so many times the limit is not tried."""
 
 Report = Callable[[str], None]
 
@@ -44,6 +49,9 @@ def calibrate(model: Model, *, most: int, besides: int, report: Report) -> int:
     limit = BUDGET * length / RATE
     trials: list[Trial] = []
     for streams in _tried(most):
+        if (seconds := foreseen(trials, streams)) > _FAR * limit:
+            trials.append(Trial(streams, seconds))
+            break
         try:
             trials.append(Trial(streams, _time(model, streams, besides, length)))
         except MemoryError:
@@ -69,6 +77,15 @@ def _tried(most: int) -> Iterator[int]:
         yield streams
         streams *= 2
     yield most
+
+
+def foreseen(trials: list[Trial], streams: int) -> float:
+    """Seconds of a step of so many, on the line through the last two trials; 0 before there are two."""
+    if len(trials) < 2:
+        return 0.0
+    before, last = trials[-2:]
+    each = (last.seconds - before.seconds) / (last.streams - before.streams)
+    return last.seconds + each * (streams - last.streams)
 
 
 def carried(trials: list[Trial], limit: float) -> int:
@@ -107,11 +124,8 @@ def _time(model: Model, streams: int, besides: int, length: int) -> float:
     noise, chunk = _noise(length), model.facts.chunk
     model.reserve(streams + besides)
     if chunk == 0:
-        times = [
-            _step(model, [model.begin() for _ in range(streams)], noise, last=True)
-            for _ in range(1 + _TIMED_STEPS)
-        ]
-        return _median(times[1:])
+        _, *times = _whole_steps(model, streams, noise)
+        return _median(times)
     growing = -(-model.facts.context // chunk)
     states = [model.begin() for _ in range(streams)]
     try:
@@ -120,6 +134,14 @@ def _time(model: Model, streams: int, besides: int, length: int) -> float:
         for state in states:
             model.end(state)
     return _median(times[growing + 1 :])
+
+
+def _whole_steps(model: Model, streams: int, noise: Audio) -> Iterator[float]:
+    """Seconds of steps of whole utterances, the first of which warms up."""
+    first = _step(model, [model.begin() for _ in range(streams)], noise, last=True)
+    yield first
+    for _ in range(max(1, min(_TIMED_STEPS, int(_TIMED_S / max(first, 1e-9))))):
+        yield _step(model, [model.begin() for _ in range(streams)], noise, last=True)
 
 
 def _noise(samples: int) -> Audio:
