@@ -3,8 +3,10 @@
 All streams and both roads send the same frames, so an event of one is an event of all the others.
 """
 
+import wave
 from collections.abc import Iterator, Sequence
 from itertools import cycle
+from pathlib import Path
 
 from perch.audio.tones import Timing, synthesise
 from perch.core.audio import BYTES_PER_SAMPLE, RATE
@@ -31,6 +33,15 @@ def frames() -> list[bytes]:
 def sentence_s() -> float:
     """How long one sentence lasts, its pause included: the period after which events come back."""
     return len(frames()) * FRAME_S / len(_SENTENCES)
+
+
+def recorded(path: Path) -> bytes:
+    """The samples of a WAV file, which must be as the engine takes them."""
+    with wave.open(str(path)) as file:
+        if (file.getframerate(), file.getnchannels(), file.getsampwidth()) != (RATE, 1, BYTES_PER_SAMPLE):
+            raise SystemExit(f"{path} is not mono 16 kHz in 16 bits.")
+        pcm: bytes = file.readframes(file.getnframes())
+        return pcm
 
 
 def endless(prepared: Sequence[bytes]) -> Iterator[bytes]:

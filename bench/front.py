@@ -7,15 +7,14 @@ not speed them up. The model here is one of tone words, which costs next to noth
 import argparse
 import asyncio
 import sys
-import wave
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 
 import psutil
-from bench.clip import FRAME_BYTES, FRAME_S
+from bench.clip import FRAME_BYTES, FRAME_S, endless, recorded
 from bench.grpc_client import GrpcStream, audio_frame, connections
 from bench.latency import percentile
 from bench.processes import ROOT, Server, engine_of
@@ -87,7 +86,7 @@ async def _speak(client: GrpcStream, start: float, frames: Iterator[bytes]) -> N
 
 
 def _from(speech: list[bytes], index: int) -> Iterator[bytes]:
-    return islice(cycle(speech), index * 7 % len(speech), None)
+    return islice(endless(speech), index * 7 % len(speech), None)
 
 
 def _cpu_s(pid: int) -> tuple[float, float, float]:
@@ -101,21 +100,18 @@ def _cpu_s(pid: int) -> tuple[float, float, float]:
 
 def read(path: Path) -> list[bytes]:
     """The frames of a recording, 16 kHz PCM16 mono, with a second of silence after it."""
-    with wave.open(str(path)) as file:
-        if file.getparams()[:3] != (1, 2, 16_000):
-            raise SystemExit(f"{path} is not mono, 16 bit and 16 kHz.")
-        pcm = file.readframes(file.getnframes())
+    pcm = recorded(path)
     pcm += bytes(round(1 / FRAME_S) * FRAME_BYTES - len(pcm) % FRAME_BYTES)
     return [audio_frame(pcm[at : at + FRAME_BYTES]) for at in range(0, len(pcm), FRAME_BYTES)]
 
 
 async def run(streams: list[int], seconds: float, audio: Path, console: Console) -> list[Figures]:
-    found = []
+    found, speech = [], read(audio)
     model = ("--model", str(ROOT / "bench"), "--backend", "tones", "--chunk-ms", "320")
     async with engine_of(*model, "--slots", str(max(streams))) as server:
         for count in streams:
             console.print(f"[dim]{count} streams, {seconds:g} s …[/]")
-            found.append(await measure(server, count, seconds, read(audio)))
+            found.append(await measure(server, count, seconds, speech))
     return found
 
 

@@ -12,13 +12,13 @@ set that pace by is better than the babble it is set by otherwise.
 import argparse
 import json
 import tempfile
-import wave
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench.clip import recorded
 from bench.random_nemo import Sizes, save
 
 from bench import talkative
@@ -63,13 +63,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _speech(paths: Sequence[Path]) -> Audio:
-    parts = []
-    for path in paths:
-        with wave.open(str(path)) as file:
-            if (file.getframerate(), file.getnchannels(), file.getsampwidth()) != (16_000, 1, 2):
-                raise SystemExit(f"{path} is not mono 16 kHz in 16 bits.")
-            parts.append(np.frombuffer(file.readframes(file.getnframes()), dtype="<i2"))
-    return np.concatenate(parts).astype(np.float32) / np.float32(32_768)
+    pcm = b"".join(map(recorded, paths))
+    return np.frombuffer(pcm, dtype="<i2").astype(np.float32) / np.float32(32_768)
 
 
 def _write_transformers(folder: Path, kind: str, sound: Audio) -> None:

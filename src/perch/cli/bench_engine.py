@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from perch.cli.engine import add_model_arguments, options_of
 from perch.cli.numbers import count, counts, positive
-from perch.core.extras import how_to_install
 from perch.errors import BadConfig, PerchError
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 ABOUT = "live streams that a model carries on this machine, beside its library's plain loop"
 
 _STREAMS = [1, 2, 4, 6]
-_EXTRAS = {"sherpa-onnx": "onnx", "transformers": "transformers", "onnx-asr": "onnx-asr"}
-"""Which of Perch's brings the library of a plain loop."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -156,11 +153,12 @@ def _plan(args: argparse.Namespace) -> "Plan":
     from perch.enginebench.campaign import Plan
     from perch.enginebench.plain import LIBRARIES, has_loop
     from perch.inference.parakeet.backends import backend_of
+    from perch.registry.machine import lacking
 
     if args.beside and args.beside not in LIBRARIES:
         raise BadConfig(f"--beside is {args.beside}; there are loops of {', '.join(LIBRARIES)}.")
     if args.beside and not has_loop(args.beside):
-        raise BadConfig(f"{args.beside} is not installed: {how_to_install(_EXTRAS[args.beside])}")
+        raise BadConfig(lacking(args.beside))
     if args.model is None:
         raise BadConfig("--model PATH is missing: the folder with the weights to measure.")
     options = options_of(args)

@@ -4,15 +4,18 @@ A ``PlainLoop`` is what a service around the library would be without batches. I
 of its own (``plain_process``), so that its memory and its processor time can be told from ours.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, Protocol
+
+import numpy as np
 
 from perch.enginebench.figures import Said
 from perch.errors import BadConfig
 from perch.inference.parakeet.model import Audio, LoadOptions
+from perch.registry.machine import is_installed
 
 
 class PlainLoop(Protocol):
@@ -61,6 +64,25 @@ class Heard:
     tokens: int
 
 
+class WholeUtterances(ABC):
+    """A ``PlainLoop`` for a library that takes no less than an utterance."""
+
+    most: int | None = None
+
+    def open(self) -> list[Audio]:
+        return []
+
+    def feed(self, utterance: list[Audio], audio: Audio) -> None:
+        utterance.append(audio)
+
+    def finish(self, utterance: list[Audio]) -> Heard:
+        return self.whole(np.concatenate(utterance))
+
+    @abstractmethod
+    def whole(self, audio: Audio) -> Heard:
+        """Recognise a recording."""
+
+
 @dataclass(frozen=True, slots=True)
 class Spec:
     """What a plain loop is loaded from."""
@@ -83,7 +105,7 @@ LIBRARIES = tuple(_LOOPS)
 
 def has_loop(library: str) -> bool:
     """Whether the library has a plain loop here and is installed."""
-    return library in _LOOPS and find_spec(library.replace("-", "_")) is not None
+    return library in _LOOPS and is_installed(library)
 
 
 def load(spec: Spec) -> PlainLoop:

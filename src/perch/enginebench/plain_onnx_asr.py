@@ -11,37 +11,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_asr
 import onnxruntime
 from onnx import compose
 
 from perch.core.audio import RATE
-from perch.enginebench.plain import Heard, PlainLoop, Spec
+from perch.enginebench.plain import Heard, PlainLoop, Spec, WholeUtterances
 from perch.errors import BadConfig
 from perch.inference.parakeet.model import Audio
 from perch.inference.parakeet.sherpa_export import Export, read_export
 from perch.inference.parakeet.sherpa_files import find
 
 
-class Utterances:
-    """Implements ``PlainLoop``; the library knows whole utterances only."""
+class Utterances(WholeUtterances):
+    """Implements ``PlainLoop``."""
 
     about = "onnx_asr.load_model(…).recognize, one utterance after the other"
-    most = None
 
     def __init__(self, model: Any) -> None:
         self._model = model
-
-    def open(self) -> list[Audio]:
-        return []
-
-    def feed(self, utterance: list[Audio], audio: Audio) -> None:
-        utterance.append(audio)
-
-    def finish(self, utterance: list[Audio]) -> Heard:
-        return self.whole(np.concatenate(utterance))
 
     def whole(self, audio: Audio) -> Heard:
         heard = self._model.recognize(audio, sample_rate=RATE)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from perch.core.audio import RATE
-from perch.enginebench.plain import Heard, PlainLoop, Spec
+from perch.enginebench.plain import Heard, PlainLoop, Spec, WholeUtterances
 from perch.inference.parakeet import sherpa as served
 from perch.inference.parakeet.model import Audio
 from perch.inference.parakeet.sherpa_device import device_of
@@ -64,23 +64,13 @@ class Streaming:
             self._recogniser.decode_stream(stream)
 
 
-class Offline:
+class Offline(WholeUtterances):
     """Implements ``PlainLoop`` with an ``OfflineRecognizer``."""
 
     about = "OfflineRecognizer.decode_stream, one utterance after the other"
-    most = None
 
     def __init__(self, recogniser: Any) -> None:
         self._recogniser = recogniser
-
-    def open(self) -> list[Audio]:
-        return []
-
-    def feed(self, utterance: list[Audio], audio: Audio) -> None:
-        utterance.append(audio)
-
-    def finish(self, utterance: list[Audio]) -> Heard:
-        return self.whole(np.concatenate(utterance))
 
     def whole(self, audio: Audio) -> Heard:
         stream = self._recogniser.create_stream()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from perch.core.audio import RATE
-from perch.enginebench.plain import Heard, PlainLoop, Spec
+from perch.enginebench.plain import Heard, PlainLoop, Spec, WholeUtterances
 from perch.inference.parakeet.model import FRAME, Audio, Token
 from perch.inference.parakeet.transformers_common import pieces_of
 from perch.inference.parakeet.words import text_of
@@ -44,20 +44,10 @@ class _Generating:
         return Heard(text_of(tokens), len(tokens))
 
 
-class Offline(_Generating):
+class Offline(_Generating, WholeUtterances):
     """Implements ``PlainLoop`` for whole utterances."""
 
     about = "generate, one utterance after the other"
-    most: int | None = None
-
-    def open(self) -> list[Audio]:
-        return []
-
-    def feed(self, utterance: list[Audio], audio: Audio) -> None:
-        utterance.append(audio)
-
-    def finish(self, utterance: list[Audio]) -> Heard:
-        return self.whole(np.concatenate(utterance))
 
 
 class Windows(Offline):

@@ -114,6 +114,7 @@ class SileroVad:
         if self._next is not None:
             self._next.cancel()
         _fail(self._waiting, None)
+        self._waiting.clear()
         if self._judging:
             await asyncio.wait(self._judging)
         self._pool.shutdown()
@@ -125,7 +126,8 @@ class SileroVad:
         """
         if not self._waiting or self._busy >= self._threads:
             return
-        now = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
         due = now if self._hurried else max(now, self._not_before)
         if self._next is not None:
             if self._due <= due:
@@ -134,7 +136,7 @@ class SileroVad:
         if gathered and due <= now:
             self._begin()
         else:
-            self._next, self._due = asyncio.get_running_loop().call_at(due, self._begin), due
+            self._next, self._due = loop.call_at(due, self._begin), due  # uvloop's handle does not tell when
 
     def _begin(self) -> None:
         self._next, self._hurried = None, False
@@ -153,9 +155,8 @@ class SileroVad:
         except Exception as raised:  # noqa: BLE001 onnxruntime raises classes of its own making
             problem = raised
         self._busy -= 1
-        if not self._closed:
-            # First: the thread has its next batch while the loop sees to the answers of this one.
-            self._arrange(gathered=True)
+        # First: the thread has its next batch while the loop sees to the answers of this one.
+        self._arrange(gathered=True)
         if problem is None:
             _complete(batch)
         else:

@@ -15,20 +15,21 @@ _MODULES = {
     "sherpa-onnx": ("sherpa_onnx",),
     "transformers": ("torch", "transformers"),
     "nemo": ("torch", "nemo"),
+    "onnx-asr": ("onnx", "onnx_asr"),
 }
-"""What each backend imports."""
+"""What is imported for each library: the backends, and one that is only measured beside them."""
 
-_EXTRAS = {"sherpa-onnx": "onnx", "transformers": "transformers", "nemo": "nemo"}
+_EXTRAS = {"sherpa-onnx": "onnx", "transformers": "transformers", "nemo": "nemo", "onnx-asr": "onnx-asr"}
 """The extra that brings it."""
 
 
-def is_installed(backend: str) -> bool:
-    return all(map(find_spec, _MODULES[backend]))
+def is_installed(library: str) -> bool:
+    return all(map(find_spec, _MODULES[library]))
 
 
-def lacking(backend: str) -> str:
-    """What to say where ``backend`` is not installed."""
-    return f"{backend} is not installed: {how_to_install(_EXTRAS[backend])}"
+def lacking(library: str) -> str:
+    """What to say where ``library`` is not installed."""
+    return f"{library} is not installed: {how_to_install(_EXTRAS[library])}"
 
 
 def has_cuda(environment: Mapping[str, str], driver: Path = _DRIVER) -> bool:

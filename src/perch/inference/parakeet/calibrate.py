@@ -124,8 +124,7 @@ def _time(model: Model, streams: int, besides: int, length: int) -> float:
     noise, chunk = _noise(length), model.facts.chunk
     model.reserve(streams + besides)
     if chunk == 0:
-        _, *times = _whole_steps(model, streams, noise)
-        return _median(times)
+        return _median(_whole_steps(model, streams, noise))
     growing = -(-model.facts.context // chunk)
     states = [model.begin() for _ in range(streams)]
     try:
@@ -136,12 +135,14 @@ def _time(model: Model, streams: int, besides: int, length: int) -> float:
     return _median(times[growing + 1 :])
 
 
-def _whole_steps(model: Model, streams: int, noise: Audio) -> Iterator[float]:
-    """Seconds of steps of whole utterances, the first of which warms up."""
-    first = _step(model, [model.begin() for _ in range(streams)], noise, last=True)
-    yield first
-    for _ in range(max(1, min(_TIMED_STEPS, int(_TIMED_S / max(first, 1e-9))))):
-        yield _step(model, [model.begin() for _ in range(streams)], noise, last=True)
+def _whole_steps(model: Model, streams: int, noise: Audio) -> list[float]:
+    """Seconds of steps of whole utterances, after one that warms up and tells how many there is time for."""
+
+    def step() -> float:
+        return _step(model, [model.begin() for _ in range(streams)], noise, last=True)
+
+    fitting = int(_TIMED_S / max(step(), 1e-9))
+    return [step() for _ in range(max(1, min(_TIMED_STEPS, fitting)))]
 
 
 def _noise(samples: int) -> Audio:
